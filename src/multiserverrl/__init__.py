@@ -1,0 +1,41 @@
+"""Serve Gymnasium environments over HTTP, and train on them as if they were local.
+
+Importing this package imports neither torch nor gymnasium: names are found when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multiserverrl.client.env import VirtualEnv
+    from multiserverrl.client.vector import VirtualVectorEnv
+    from multiserverrl.errors import EnvFault, MultiServerRLError, ServerFull, SessionLost
+
+__all__ = [
+    "EnvFault",
+    "MultiServerRLError",
+    "ServerFull",
+    "SessionLost",
+    "VirtualEnv",
+    "VirtualVectorEnv",
+    "__version__",
+]
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "VirtualEnv": "multiserverrl.client.env",
+    "VirtualVectorEnv": "multiserverrl.client.vector",
+    "EnvFault": "multiserverrl.errors",
+    "MultiServerRLError": "multiserverrl.errors",
+    "ServerFull": "multiserverrl.errors",
+    "SessionLost": "multiserverrl.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

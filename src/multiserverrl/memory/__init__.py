@@ -1,0 +1,6 @@
+"""Shared blocks: create, map, unlink; where arrays lie in them. The only room that knows shared memory."""
+
+from multiserverrl.memory.block import Block, BlockHandle
+from multiserverrl.memory.layout import Layout
+
+__all__ = ["Block", "BlockHandle", "Layout"]

@@ -1,0 +1,106 @@
+"""One block of bytes that several processes map.
+
+On Linux a block has no name anywhere: it is an anonymous file (memfd) that others open through
+/proc while its creator lives, so nothing is left behind however the processes end. Elsewhere it is
+a named `multiprocessing.shared_memory` block (not tested), unlinked by its creator's `close`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+__all__ = ["Block", "BlockHandle"]
+
+
+class BlockHandle(msgspec.Struct, frozen=True):
+    """Plain data that names a block to another process of the same user on the same host."""
+
+    kind: str  # "memfd" or "named"
+    name: str
+    size_bytes: int
+
+
+class Block:
+    """A shared block; `buffer` is its bytes. Made by `create` or `open`, never by the constructor."""
+
+    def __init__(self, handle: BlockHandle, buffer: memoryview, owner: Any) -> None:
+        self.handle = handle
+        self.buffer = buffer
+        self._owner = owner
+
+    @classmethod
+    def create(cls, size_bytes: int, label: str) -> Block:
+        """A new block of zeros; `label` is for people who look at a process's maps."""
+        if size_bytes < 1:
+            raise ValueError(f"a shared block needs at least 1 byte, not {size_bytes}")
+        if not _has_memfd():
+            shared = SharedMemory(create=True, size=size_bytes)
+            return cls(BlockHandle("named", shared.name, size_bytes), shared.buf, _Named(shared, unlink=True))
+        fd = os.memfd_create(f"multiserverrl-{label}")
+        try:
+            os.ftruncate(fd, size_bytes)
+            mapped = mmap.mmap(fd, size_bytes)
+        except BaseException:
+            os.close(fd)
+            raise
+        handle = BlockHandle("memfd", f"/proc/{os.getpid()}/fd/{fd}", size_bytes)
+        return cls(handle, memoryview(mapped), _Mapped(mapped, fd))
+
+    @classmethod
+    def open(cls, handle: BlockHandle) -> Block:
+        """Map a block that another process made; FileNotFoundError when its creator is gone."""
+        if handle.kind == "named":
+            shared = SharedMemory(name=handle.name)
+            return cls(handle, shared.buf, _Named(shared, unlink=False))
+        fd = os.open(handle.name, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            mapped = mmap.mmap(fd, handle.size_bytes)
+        finally:
+            os.close(fd)
+        return cls(handle, memoryview(mapped), _Mapped(mapped, None))
+
+    def array(self, dtype: DTypeLike, shape: tuple[int, ...], offset: int = 0) -> NDArray[Any]:
+        """A view of part of the block; it keeps the mapping alive, also after `close`."""
+        return np.ndarray(shape, dtype, buffer=self.buffer, offset=offset)
+
+    def close(self) -> None:
+        """Give the block up. Views that are still held stay valid; the memory goes with the last."""
+        with contextlib.suppress(BufferError):
+            self.buffer.release()
+        self._owner.close()
+
+
+class _Mapped:
+    def __init__(self, mapped: mmap.mmap, fd: int | None) -> None:
+        self.mapped, self.fd = mapped, fd
+
+    def close(self) -> None:
+        with contextlib.suppress(BufferError):  # a view is still held: its mapping goes with it
+            self.mapped.close()
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+
+class _Named:
+    def __init__(self, shared: SharedMemory, unlink: bool) -> None:
+        self.shared, self.unlink = shared, unlink
+
+    def close(self) -> None:
+        with contextlib.suppress(BufferError):
+            self.shared.close()
+        if self.unlink:
+            self.unlink = False
+            self.shared.unlink()
+
+
+def _has_memfd() -> bool:
+    return hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")

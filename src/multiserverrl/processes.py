@@ -1,0 +1,122 @@
+"""How a process of ours is born, how it ends, and why it ended.
+
+A child is a fresh interpreter that runs one function `entry(config, fds)`: plain bytes in, inherited
+descriptors beside them, nothing pickled. It has one numerical thread, its own process group (a
+Ctrl-C reaches the parent alone), and on Linux dies with the thread that started it, even by kill -9.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from typing import IO
+
+__all__ = ["Child", "cause_of_exit", "start_child"]
+
+_THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """A running child; the process that started it owns it and must `stop` it."""
+
+    def __init__(self, name: str, popen: subprocess.Popen[bytes]) -> None:
+        self.name = name
+        self.pid = popen.pid
+        self._popen = popen
+
+    def exitcode(self) -> int | None:
+        """None while it runs; negative is the signal that ended it."""
+        return self._popen.poll()
+
+    def wait(self, timeout_s: float) -> int | None:
+        """The exit code, or None when it still runs after `timeout_s`."""
+        try:
+            return self._popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        self._popen.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once, and reap it."""
+        self._popen.kill()
+        self._popen.wait()
+
+    def stop(self, grace_s: float = 5.0) -> int:
+        """SIGTERM, then SIGKILL after `grace_s`; the exit code."""
+        self._popen.terminate()
+        code = self.wait(grace_s)
+        if code is None:
+            self.kill()
+            code = self._popen.wait()
+        return code
+
+
+def start_child(
+    entry: str,
+    config: bytes,
+    *,
+    name: str,
+    fds: Iterable[int] = (),
+    environment: Mapping[str, str] | None = None,
+    stdout: int | IO[bytes] | None = None,
+    stderr: int | IO[bytes] | None = None,
+) -> Child:
+    """Start a process that runs `entry` ("package.module:function") as `function(config, fds)`.
+
+    `fds` keep their numbers in the child. Call it from the main thread: on Linux the child dies
+    with the thread that started it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError(f"start {name} from the main thread: children die with the thread that started them")
+    fds = tuple(fds)
+    variables = {**os.environ, **dict.fromkeys(_THREAD_SETTINGS, "1"), **(environment or {})}
+    for setting in _THREAD_SETTINGS:  # what the user set stays
+        variables[setting] = os.environ.get(setting, variables[setting])
+    command = [sys.executable, "-m", "multiserverrl.processes", entry, str(os.getpid()), *map(str, fds)]
+    popen = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr, env=variables, pass_fds=fds, process_group=0
+    )
+    assert popen.stdin is not None
+    with contextlib.suppress(BrokenPipeError), popen.stdin:  # it died at once: its exit code says so
+        popen.stdin.write(config)
+    return Child(name, popen)
+
+
+def cause_of_exit(exitcode: int) -> str:
+    """An exit code in words: "exit code 3", "signal SIGKILL"."""
+    if exitcode >= 0:
+        return f"exit code {exitcode}"
+    try:
+        return f"signal {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"signal {-exitcode}"
+
+
+def _die_with_parent(parent_pid: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it died before we asked
+        os._exit(1)
+
+
+def _main(arguments: list[str]) -> None:
+    entry, parent_pid, *fds = arguments
+    _die_with_parent(int(parent_pid))
+    module, _, function = entry.partition(":")
+    config = sys.stdin.buffer.read()
+    getattr(importlib.import_module(module), function)(config, [int(fd) for fd in fds])
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

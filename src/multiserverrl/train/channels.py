@@ -1,0 +1,141 @@
+"""What passes between the processes of a training run, as protocols. `launch` implements them in shared memory.
+
+    explorer  ── Observations ──►  inference server  ── actions ──►  explorer
+    explorer  ── RawSteps ──►  learner  ── weights ──►  inference server, evaluator
+    every process writes its own row of Counters; the launcher reads them all
+
+N is the number of envs in an explorer's group, `obs_shape` one observation's shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "ActionClient",
+    "ActionRequest",
+    "ActionServer",
+    "Control",
+    "Counters",
+    "RawSteps",
+    "StepReader",
+    "StepWriter",
+    "WeightsReader",
+    "WeightsWriter",
+]
+
+Array = NDArray[Any]
+
+
+@dataclass
+class RawSteps:
+    """One step of every env of one group, as the envs gave it.
+
+    `next_obs` is the observation that the step led to; where an episode ended it is the final one,
+    never the first of the next episode. Rows with `valid` False (a fault of the env) are not to be
+    learned from: they end their env's running window and are counted.
+    """
+
+    group: int  # numbered over all explorers; an env is (group, row)
+    obs: Array  # (N, *obs_shape)
+    action: Array  # (N,) int64
+    reward: Array  # (N,) float32
+    terminated: Array  # (N,) bool
+    truncated: Array  # (N,) bool
+    next_obs: Array  # (N, *obs_shape)
+    valid: Array  # (N,) bool
+    weights_version: int  # of the weights that chose the actions; 0 before the first snapshot
+
+
+class StepWriter(Protocol):
+    """An explorer's end: bounded, so that a slow learner slows the explorers down."""
+
+    def write(self, steps: RawSteps, timeout_s: float) -> bool:
+        """Copy the steps in; False when there was no room within `timeout_s` (nothing was written)."""
+
+
+class StepReader(Protocol):
+    """The learner's end of all explorers' channels."""
+
+    def read(self, timeout_s: float) -> RawSteps | None:
+        """The oldest unread steps of the next group in turn, copied out; None when none came in time."""
+
+
+class ActionClient(Protocol):
+    """An explorer's line to the inference server, one for each of its groups."""
+
+    def request(self, obs: Array) -> None:
+        """Hand over (N, *obs_shape); at most one request is open."""
+
+    def actions(self, timeout_s: float) -> tuple[Array, int] | None:
+        """(N,) int64 actions and the version of the weights that chose them; None when late."""
+
+
+@dataclass
+class ActionRequest:
+    """Observations of one group that wait for actions; `obs` is a view, valid until the answer."""
+
+    group: int
+    obs: Array  # (N, *obs_shape)
+
+
+class ActionServer(Protocol):
+    """The inference server's end of all groups' lines."""
+
+    def requests(self, timeout_s: float) -> list[ActionRequest]:
+        """All groups that wait now; blocks up to `timeout_s` for the first."""
+
+    def answer(self, group: int, actions: Array, weights_version: int) -> None:
+        """Answer one group's request with (N,) actions."""
+
+
+class WeightsWriter(Protocol):
+    """The learner's end: whole snapshots, each with a version."""
+
+    def publish(self, weights: dict[str, Array], version: int) -> None:
+        """Make a snapshot the newest; readers see all of it or none of it. Versions grow from 1."""
+
+
+class WeightsReader(Protocol):
+    """A reader's end."""
+
+    def version(self) -> int:
+        """The newest version, 0 before the first."""
+
+    def read(self) -> tuple[dict[str, Array], int] | None:
+        """A copy of the newest snapshot and its version; None before the first."""
+
+
+class Control(Protocol):
+    """What every process of the run asks between two pieces of work."""
+
+    def is_stopping(self) -> bool:
+        """True when the run is to end: leave the loop, write what must be kept, return."""
+
+    def wait_until_started(self) -> bool:
+        """Block until learner and inference server are ready; False when the run stops instead.
+
+        No env is stepped before this returns True.
+        """
+
+    def ready(self) -> None:
+        """Say that this process is ready."""
+
+
+class Counters(Protocol):
+    """Named numbers that one process writes and others read; plain 64-bit floats, no locks."""
+
+    def add(self, name: str, amount: float) -> None:
+        """Add to one of this process's own numbers."""
+
+    def set(self, name: str, value: float) -> None:
+        """Set one of this process's own numbers."""
+
+    def get(self, name: str) -> float:
+        """The number of that name, summed over all processes."""
+
+
