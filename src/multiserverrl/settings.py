@@ -22,7 +22,7 @@ Config = TypeVar("Config")
 
 
 def setting(default: Any, text: str, *, unit: str = "", flag: bool = True, metavar: str | None = None) -> Any:
-    """A field of a config dataclass: its default, one line of text, its unit; `flag=False` keeps it off the command line."""
+    """A field of a config dataclass: default, one line of text, unit; `flag=False` keeps it off the command line."""
     return dataclasses.field(default=default, metadata={"text": text, "unit": unit, "flag": flag, "metavar": metavar})
 
 

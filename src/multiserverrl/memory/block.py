@@ -43,6 +43,7 @@ class Block:
             raise ValueError(f"a shared block needs at least 1 byte, not {size_bytes}")
         if not _has_memfd():
             shared = SharedMemory(create=True, size=size_bytes)
+            assert shared.buf is not None
             return cls(BlockHandle("named", shared.name, size_bytes), shared.buf, _Named(shared, unlink=True))
         fd = os.memfd_create(f"multiserverrl-{label}")
         try:
@@ -59,6 +60,7 @@ class Block:
         """Map a block that another process made; FileNotFoundError when its creator is gone."""
         if handle.kind == "named":
             shared = SharedMemory(name=handle.name)
+            assert shared.buf is not None
             return cls(handle, shared.buf, _Named(shared, unlink=False))
         fd = os.open(handle.name, os.O_RDWR | os.O_CLOEXEC)
         try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
@@ -137,5 +136,3 @@ class Counters(Protocol):
 
     def get(self, name: str) -> float:
         """The number of that name, summed over all processes."""
-
-
