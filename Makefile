@@ -1,0 +1,50 @@
+# make train   trains CartPole-v1 over HTTP, from nothing but Python
+# make test    everything that CI runs
+# make clean   removes what the two made
+#
+# Variables: PYTHON=python3.12   TORCH_INDEX=https://download.pytorch.org/whl/cpu   PIP_FLAGS="--index-url …"
+#            TRAIN_FLAGS="--seed 1"   VENV=elsewhere
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+TORCH_INDEX ?=
+TRAIN_FLAGS ?=
+
+INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+          $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_FLAGS)
+
+.PHONY: train test clean
+.DELETE_ON_ERROR:
+
+train: $(VENV)/.installed-train
+	$(VENV)/bin/multiserverrl train CartPole-v1 $(TRAIN_FLAGS)
+
+test: $(VENV)/.installed-dev
+	PYTHON=$(abspath $(VENV))/bin/python ./check
+
+$(VENV)/.installed-train: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing multiserverrl and torch into $(VENV) (the first time takes minutes)"
+	$(INSTALL) --editable '.[train,classic-control]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-train
+	@echo "installing the development tools into $(VENV)"
+	$(INSTALL) --editable '.[train,classic-control,dev]'
+	@touch $@
+
+$(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "missing: $(PYTHON). Install Python 3.11 or newer (Debian, Ubuntu: apt install python3), or: make PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "missing: Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Choose another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "missing: python3-venv (the modules venv and ensurepip of $(PYTHON)). Debian, Ubuntu: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip --version >/dev/null || { \
+	  echo "missing: pip in $(VENV). Debian, Ubuntu: apt install python3-pip python3-venv; then: make clean and again"; exit 1; }
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests docs examples -name __pycache__ -type d -prune -exec rm -rf {} +
