@@ -1,0 +1,66 @@
+"""A run's numbers over time: one JSON object a line in metrics.jsonl, and rates made from running counters."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+__all__ = ["MetricsWriter", "Rates", "read_metrics"]
+
+
+class MetricsWriter:
+    """Appends to metrics.jsonl; a line is whole or absent, whoever is killed when."""
+
+    def __init__(self, path: Path) -> None:
+        _end_last_line(path)
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, numbers: Mapping[str, float | int | str | None]) -> None:
+        """Append one line; numbers that JSON has no word for (NaN, infinities) become null."""
+        finite = {name: _finite(value) for name, value in numbers.items()}
+        self._file.write(json.dumps(finite, allow_nan=False).encode() + b"\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class Rates:
+    """Turns counters that only grow into numbers per second over the time between two calls."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, tuple[float, float]] = {}  # name → (time, count)
+
+    def per_s(self, name: str, count: float, now_s: float) -> float:
+        """The rate since the last call with this name; 0.0 at the first."""
+        before_s, before = self._before.get(name, (now_s, count))
+        self._before[name] = (now_s, count)
+        return (count - before) / (now_s - before_s) if now_s > before_s else 0.0
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a metrics.jsonl; a last line that was cut off is left out."""
+    lines = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def _finite(value: float | int | str | None) -> float | int | str | None:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _end_last_line(path: Path) -> None:
+    """Cut a half-written last line off, so that the next one stays readable."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)

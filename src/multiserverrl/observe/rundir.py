@@ -1,0 +1,162 @@
+"""A training run's directory: what it was asked to do, how far it came, how it ended.
+
+    config.json     versions and effective settings, written once
+    checkpoints/    written by the learner
+    metrics.jsonl   one line about every second
+    policy.safetensors   the best weights that were evaluated; those that passed, once some have
+    result.json     written last, whole or not at all
+
+One live run owns a directory (a lock on run.lock, gone with the process); another is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from multiserverrl.errors import CheckpointError, ConfigError
+
+__all__ = ["RunDir", "default_path", "versions", "write_atomically"]
+
+_PACKAGES = ("multiserverrl", "gymnasium", "numpy", "torch", "safetensors", "msgspec", "uvicorn", "websockets")
+
+
+class RunDir:
+    """A run's directory, made by `create` or `resume` (which lock it) or `open` (which only reads)."""
+
+    def __init__(self, path: Path, lock_fd: int | None = None) -> None:
+        self.path = path
+        self._lock_fd = lock_fd
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.policy = path / "policy.safetensors"
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any]) -> RunDir:
+        """A new run; ConfigError when the directory holds anything already."""
+        if (path / "config.json").exists():
+            raise ConfigError(f"--run-dir {path} holds a run already: go on by --resume {path}, or name another")
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(f"--run-dir {path} exists and is not an empty directory; name another")
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--run-dir {path} cannot be made: {error.strerror}") from error
+        run = cls(path, _lock(path))
+        write_atomically(path / "config.json", _json({"versions": versions(), **config}))
+        return run
+
+    @classmethod
+    def resume(cls, path: Path) -> RunDir:
+        """An earlier run to go on with; ConfigError when it isn't one or still runs."""
+        run = cls.open(path, "--resume")
+        run.config()
+        return cls(path, _lock(path))
+
+    @classmethod
+    def open(cls, path: Path, named_by: str = "RUN_DIR") -> RunDir:
+        """A run to read; ConfigError when `path` isn't one. `named_by` is the argument that named it."""
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"{named_by} {path} is not a run directory: it has no config.json")
+        return cls(path)
+
+    def config(self) -> dict[str, Any]:
+        """What config.json holds; CheckpointError when it is broken."""
+        return _read_json(self.path / "config.json")
+
+    def result(self) -> dict[str, Any] | None:
+        """What result.json holds; None before the run has ended."""
+        path = self.path / "result.json"
+        return _read_json(path) if path.exists() else None
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write result.json: the run has ended."""
+        write_atomically(self.path / "result.json", _json(result))
+
+    def remove_result(self) -> None:
+        """A resumed run has not ended."""
+        (self.path / "result.json").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give the lock up."""
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+
+def default_path(env_id: str, seed: int, now_s: float, root: Path = Path("runs")) -> Path:
+    """runs/CartPole-v1-20260131-235959-0, with a number behind it where that exists."""
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in env_id)
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now_s))
+    first = root / f"{name}-{stamp}-{seed}"
+    others = (root / f"{first.name}-{number}" for number in range(2, 1000))
+    return first if not first.exists() else next(path for path in others if not path.exists())
+
+
+def versions() -> dict[str, str]:
+    """The versions that a run depends on; packages that are not installed are left out."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is the old one or the whole new one, also after a power cut."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    if sys.platform == "win32":  # directories cannot be synced there
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=2).encode() + b"\n"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return content
+
+
+def _lock(path: Path) -> int | None:
+    """Lock the directory for this process's life; ConfigError when another holds it."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return None
+    fd = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise ConfigError(f"{path} belongs to a run that still runs; stop that one first, or name another") from error
+    return fd

@@ -1,0 +1,39 @@
+"""Events are one line each, whatever their values hold."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from multiserverrl.observe.log import LOGGER, line_of, log
+
+
+def test_a_line_is_the_event_and_its_fields_in_order() -> None:
+    assert line_of("env_worker_restarted", worker=3, exitcode=-9) == "env_worker_restarted worker=3 exitcode=-9"
+
+
+def test_values_that_would_break_the_line_are_quoted() -> None:
+    line = line_of("broken", cause='two\nlines "quoted"', empty="", wall_s=1.23456789)
+    assert line == 'broken cause="two\\nlines \\"quoted\\"" empty="" wall_s=1.23457'
+
+
+def test_an_import_gives_the_logger_no_handler_and_an_entry_point_gives_it_one() -> None:
+    program = (
+        "from multiserverrl.observe.log import LOGGER, log, log_to_stderr\n"
+        "assert not LOGGER.handlers\n"
+        "log_to_stderr(); log_to_stderr()\n"
+        "assert len(LOGGER.handlers) == 1\n"
+        "log('started', port=1)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stderr.count("started port=1\n") == 1
+
+
+def test_an_event_below_the_level_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger=LOGGER.name):
+        log("quiet")
+        log("loud", level=logging.WARNING)
+    assert caplog.messages == ["loud"]
