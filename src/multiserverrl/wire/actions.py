@@ -1,0 +1,124 @@
+"""Actions: from what a caller hands in to the wire, and the check at the server's door.
+
+Refused by name: a wrong shape, a cast that loses its kind, NaN, a non-member of Discrete,
+MultiDiscrete or MultiBinary. Beyond a Box's bounds they pass, as they do locally.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from multiserverrl.errors import ActionError, SpaceError
+from multiserverrl.wire.arrays import BatchLayout, Buffer, Leaf, flatten, is_fixed
+
+__all__ = ["ActionCodec"]
+
+Array = NDArray[Any]
+
+
+class ActionCodec:
+    """The actions of N envs of one action space, packed and checked."""
+
+    def __init__(self, space: spaces.Space[Any], num: int) -> None:
+        self.space, self.num = space, num
+        self.layout = BatchLayout(space, num) if is_fixed(space) else None
+        discrete = space if isinstance(space, spaces.Discrete) else None
+        self._discrete = discrete is not None
+        if discrete is not None:
+            self._low, self._high = int(discrete.start), int(discrete.start + discrete.n) - 1
+            self._dtype = np.dtype(discrete.dtype)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the packed actions; 0 for spaces without a fixed size."""
+        return self.layout.end if self.layout is not None else 0
+
+    def pack(self, actions: Any) -> bytes:
+        """A batch of actions, nested as the batched space nests them, as the body of a message.
+
+        ActionError names the part whose shape or kind is wrong; nothing was sent.
+        """
+        assert self.layout is not None
+        if self._discrete:
+            return self._checked(self.layout.leaves[0], actions, "action").tobytes()
+        try:
+            parts = flatten(self.space, actions, "action")
+        except SpaceError as error:
+            raise ActionError(str(error)) from error
+        body = bytearray(self.layout.end)
+        for leaf, part, view in zip(self.layout.leaves, parts, self.layout.arrays(body), strict=True):
+            view[...] = self._checked(leaf, part, leaf.name("action"))
+        return bytes(body)
+
+    def _checked(self, leaf: Leaf, actions: Any, name: str) -> Array:
+        try:
+            array = np.asarray(actions)
+        except ValueError as error:
+            raise ActionError(f"{name} is no array: {error}") from error
+        wanted = (self.num, *leaf.shape)
+        if array.shape != wanted:
+            raise ActionError(f"{name} has shape {array.shape}; {wanted} was expected for {self.num} envs")
+        if array.dtype == leaf.dtype:
+            return array
+        whole = array.dtype.kind in "iub" and leaf.dtype.kind in "iuf"
+        if not (whole or np.can_cast(array.dtype, leaf.dtype, "same_kind")):
+            raise ActionError(f"{name} is {array.dtype}; a cast to the space's {leaf.dtype} would not be safe")
+        cast = array.astype(leaf.dtype)
+        if whole and leaf.dtype.kind in "iu" and not (cast == array).all():
+            raise ActionError(f"{name} holds numbers that its {leaf.dtype} cannot hold")
+        return cast
+
+    def check(self, body: Buffer) -> None:
+        """The check at the door: ActionError when these bytes are no actions of the space."""
+        assert self.layout is not None
+        if len(body) != self.layout.end:
+            raise ActionError(
+                f"the actions are {len(body)} bytes; {self.layout.end} were expected for {self.num} of {self.space}"
+            )
+        if self._discrete:
+            values = np.frombuffer(body, self._dtype).tolist()
+            if values and (min(values) < self._low or max(values) > self._high):
+                self._refuse_discrete(values)
+            return
+        for leaf, view in zip(self.layout.leaves, self.layout.arrays(body), strict=True):
+            _check_leaf(leaf, view)
+
+    def _refuse_discrete(self, values: list[int]) -> None:
+        index, value = next((i, v) for i, v in enumerate(values) if not self._low <= v <= self._high)
+        raise ActionError(f"action[{index}] is {value}, which is not a member of {self.space}")
+
+    def check_tree(self, actions: Any) -> list[Any]:
+        """The same for a space without a fixed size: a list of N values that the space contains."""
+        if not isinstance(actions, (list, tuple)) or len(actions) != self.num:
+            raise ActionError(f"a list of {self.num} actions was expected, not {type(actions).__name__}")
+        for index, action in enumerate(actions):
+            if not self.space.contains(action):
+                raise ActionError(f"action[{index}] is not a member of {self.space}: {str(action)[:80]}")
+        return list(actions)
+
+
+def _check_leaf(leaf: Leaf, view: Array) -> None:
+    """`view` is (N, *shape)."""
+    name, space = leaf.name("action"), leaf.space
+    if isinstance(space, spaces.Box):
+        if leaf.dtype.kind == "f" and np.isnan(view).any():
+            raise ActionError(f"{name} of env {_first_row(np.isnan(view))} is NaN")
+        return
+    if isinstance(space, spaces.Discrete):
+        low, high = int(space.start), int(space.start) + int(space.n) - 1
+        outside = (view < low) | (view > high)
+    elif isinstance(space, spaces.MultiDiscrete):
+        outside = (view < space.start) | (view - space.start >= space.nvec)
+    else:
+        outside = (view != 0) & (view != 1)
+    if outside.any():
+        row = _first_row(outside)
+        raise ActionError(f"{name} of env {row} is {view[row].tolist()}, which is not a member of {space}")
+
+
+def _first_row(mask: Array) -> int:
+    return int(np.argwhere(mask)[0][0])

@@ -1,0 +1,193 @@
+"""Where the values of a batch lie in a buffer: spaces of fixed size as flat arrays, one after the other.
+
+A *leaf* is one array of a nested space (Box, Discrete, MultiDiscrete, MultiBinary). N values of a
+space are one (N, *shape) array a leaf, aligned to 8 bytes, little-endian. The same layout is the body
+of a message and the shared block between front and env workers, so a reply is sent as it lies.
+Spaces without a fixed size (Text, Sequence, Graph, OneOf) have no layout and travel as trees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from multiserverrl.errors import SpaceError, WireError
+
+__all__ = ["BatchLayout", "Leaf", "StepLayout", "is_fixed", "leaves_of", "nest"]
+
+Array = NDArray[Any]
+Buffer = bytes | bytearray | memoryview
+_ALIGNMENT_BYTES = 8
+_LEAF_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
+
+class Leaf(NamedTuple):
+    """One array of a nested space; `path` leads to it through Dicts (str) and Tuples (int)."""
+
+    path: tuple[str | int, ...]
+    space: Any
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def name(self, of: str) -> str:
+        """How a message names it: `obs['camera'][0]`."""
+        return of + "".join(f"[{part!r}]" for part in self.path)
+
+
+def is_fixed(space: spaces.Space[Any]) -> bool:
+    """Whether every value of the space has the same size."""
+    if isinstance(space, spaces.Dict):
+        return all(map(is_fixed, space.spaces.values()))
+    if isinstance(space, spaces.Tuple):
+        return all(map(is_fixed, space.spaces))
+    return isinstance(space, _LEAF_SPACES)
+
+
+def leaves_of(space: spaces.Space[Any], path: tuple[str | int, ...] = ()) -> list[Leaf]:
+    """The leaves of a space of fixed size, in its own order."""
+    if isinstance(space, spaces.Dict):
+        return [leaf for key, inner in space.spaces.items() for leaf in leaves_of(inner, (*path, key))]
+    if isinstance(space, spaces.Tuple):
+        return [leaf for index, inner in enumerate(space.spaces) for leaf in leaves_of(inner, (*path, index))]
+    if not isinstance(space, _LEAF_SPACES):
+        raise SpaceError(f"a {type(space).__name__} space has no fixed size")
+    assert space.shape is not None and space.dtype is not None
+    return [Leaf(path, space, np.dtype(space.dtype), tuple(space.shape))]
+
+
+def nest(space: spaces.Space[Any], arrays: list[Any]) -> Any:
+    """The leaves' arrays as the space nests them; takes them from the front of `arrays`."""
+    if isinstance(space, spaces.Dict):
+        return {key: nest(inner, arrays) for key, inner in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(nest(inner, arrays) for inner in space.spaces)
+    return arrays.pop(0)
+
+
+def flatten(space: spaces.Space[Any], value: Any, of: str) -> list[Any]:
+    """A nested value as a list in the leaves' order; SpaceError names a part that is missing or of another kind."""
+    if isinstance(space, spaces.Dict):
+        if not isinstance(value, dict) or value.keys() != space.spaces.keys():
+            got = list(value) if isinstance(value, dict) else type(value).__name__
+            raise SpaceError(f"{of} must be a dict with the keys {list(space.spaces)}, not {got}")
+        return [part for key, inner in space.spaces.items() for part in flatten(inner, value[key], f"{of}[{key!r}]")]
+    if isinstance(space, spaces.Tuple):
+        if not isinstance(value, (tuple, list)) or len(value) != len(space.spaces):
+            raise SpaceError(f"{of} must be a tuple of {len(space.spaces)}, not {type(value).__name__}")
+        return [part for i, inner in enumerate(space.spaces) for part in flatten(inner, value[i], f"{of}[{i}]")]
+    return [value]
+
+
+class BatchLayout:
+    """N values of a space of fixed size in one buffer, from `offset` on."""
+
+    def __init__(self, space: spaces.Space[Any], num: int, offset: int = 0) -> None:
+        self.space, self.num = space, num
+        self.leaves = leaves_of(space)
+        self.offsets: list[int] = []
+        for leaf in self.leaves:
+            offset = _aligned(offset)
+            self.offsets.append(offset)
+            offset += leaf.dtype.itemsize * num * int(np.prod(leaf.shape, dtype=np.int64))
+        self.end = offset
+        self._is_plain = len(self.leaves) == 1 and not self.leaves[0].path
+
+    def arrays(self, buffer: Buffer) -> list[Array]:
+        """One (N, *shape) view a leaf."""
+        return [
+            np.ndarray((self.num, *leaf.shape), leaf.dtype, buffer, offset)
+            for leaf, offset in zip(self.leaves, self.offsets, strict=True)
+        ]
+
+    def batch(self, buffer: Buffer) -> Any:
+        """The batch as the space nests it, as views on the buffer."""
+        arrays = self.arrays(buffer)
+        return arrays[0] if self._is_plain else nest(self.space, arrays)
+
+    def row(self, buffer: Buffer, index: int) -> Any:
+        """One value, as views on the buffer (NumPy scalars for shapes of ())."""
+        return nest(self.space, [array[index] for array in self.arrays(buffer)])
+
+    def row_writer(self, buffer: Buffer, of: str) -> Callable[[int, Any], None]:
+        """A function that writes one value into a row; SpaceError for one that the space says otherwise of."""
+        writers = [_leaf_writer(leaf, view, of) for leaf, view in zip(self.leaves, self.arrays(buffer), strict=True)]
+        if self._is_plain:
+            return writers[0]
+        space = self.space
+
+        def write(index: int, value: Any) -> None:
+            for write_leaf, part in zip(writers, flatten(space, value, of), strict=True):
+                write_leaf(index, part)
+
+        return write
+
+
+class StepLayout(BatchLayout):
+    """The body of an answer that bears observations: rewards (N,) f8, the obs leaves, terminated and truncated (N,) bool.
+
+    A space without a fixed size leaves the obs part empty: its observations travel as a tree.
+    """
+
+    def __init__(self, space: spaces.Space[Any], num: int) -> None:
+        self.is_fixed = is_fixed(space)
+        super().__init__(space if self.is_fixed else spaces.Tuple([]), num, offset=8 * num)
+        self._ends = _aligned(self.end)
+        self.size_bytes = _aligned(self._ends + 2 * num)
+
+    def rewards(self, buffer: Buffer) -> Array:
+        """(N,) float64."""
+        return np.ndarray((self.num,), np.float64, buffer, 0)
+
+    def terminated(self, buffer: Buffer) -> Array:
+        """(N,) bool."""
+        return np.ndarray((self.num,), np.bool_, buffer, self._ends)
+
+    def truncated(self, buffer: Buffer) -> Array:
+        """(N,) bool."""
+        return np.ndarray((self.num,), np.bool_, buffer, self._ends + self.num)
+
+    def check(self, size_bytes: int) -> None:
+        """WireError unless a body of so many bytes is one of this layout."""
+        if size_bytes != self.size_bytes:
+            raise WireError(f"a body of {self.size_bytes} bytes was expected for {self.num} envs, not {size_bytes}")
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+
+
+def _leaf_writer(leaf: Leaf, view: Array, of: str) -> Callable[[int, Any], None]:
+    dtype, shape = leaf.dtype, leaf.shape
+
+    def write(index: int, value: Any) -> None:
+        if type(value) is not np.ndarray or value.dtype != dtype or value.shape != shape:
+            value = fit(leaf, value, of)
+        view[index] = value
+
+    return write
+
+
+def fit(leaf: Leaf, value: Any, of: str) -> Array:
+    """A value as an array of the leaf's shape, cast where no kind is lost; SpaceError otherwise."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise SpaceError(f"{leaf.name(of)} is no array: {error}") from error
+    if array.shape != leaf.shape or not (np.can_cast(array.dtype, leaf.dtype, "same_kind") or _is_whole(array, leaf)):
+        raise SpaceError(
+            f"{leaf.name(of)} is {array.dtype}{list(array.shape)}, the space says {leaf.dtype}{list(leaf.shape)}; "
+            "wrap the env so that reset() and step() return what its space says"
+        )
+    return array
+
+
+def _is_whole(array: Array, leaf: Leaf) -> bool:
+    """Python ints and bools that fit a leaf of integers (np.asarray makes int64 of them all)."""
+    if array.dtype.kind not in "iub" or leaf.dtype.kind not in "iu":
+        return False
+    limits = np.iinfo(leaf.dtype)
+    return bool(array.size == 0 or (int(array.min()) >= limits.min and int(array.max()) <= limits.max))

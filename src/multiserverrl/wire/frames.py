@@ -1,0 +1,77 @@
+"""One message as bytes: a prefix of 8 bytes, the header (MessagePack), padding to 8, and the body as it lies.
+
+    byte 0     0x4D ("M")
+    byte 1     protocol version
+    bytes 2-3  flags, little-endian: bit 0 is reserved for a checksum, bit 1 for compression; both 0 now
+    bytes 4-7  size of the header in bytes, little-endian
+
+The body runs from the next multiple of 8 to the end. No length is believed beyond the bytes that
+are there, and nothing is allocated for it.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from multiserverrl.errors import VersionMismatch, WireError
+from multiserverrl.wire.messages import PROTOCOL_VERSION, Answer, Request
+
+__all__ = ["decode_answer", "decode_request", "encode"]
+
+_PREFIX = struct.Struct("<BBHI")
+_MAGIC = 0x4D
+_PADDING = [bytes(-size % 8) for size in range(8)]
+
+_encoder = msgspec.msgpack.Encoder()
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+
+Buffer = bytes | bytearray | memoryview
+
+
+def encode(message: Request | Answer, body: Buffer = b"") -> bytes:
+    """A message as one frame."""
+    header = _encoder.encode(message)
+    size = len(header)
+    prefix = _PREFIX.pack(_MAGIC, PROTOCOL_VERSION, 0, size)
+    return b"".join((prefix, header, _PADDING[size % 8], body))
+
+
+def decode_request(frame: Buffer) -> tuple[Request, memoryview]:
+    """The request of a frame and its body (a view); WireError for anything else."""
+    header, body = _split(frame)
+    try:
+        return _requests.decode(header), body
+    except msgspec.DecodeError as error:
+        raise WireError(f"the frame's header is no request: {error}") from error
+
+
+def decode_answer(frame: Buffer) -> tuple[Answer, memoryview]:
+    """The answer of a frame and its body (a view); WireError for anything else."""
+    header, body = _split(frame)
+    try:
+        return _answers.decode(header), body
+    except msgspec.DecodeError as error:
+        raise WireError(f"the frame's header is no answer: {error}") from error
+
+
+def _split(frame: Buffer) -> tuple[memoryview, memoryview]:
+    view = memoryview(frame)
+    if len(view) < _PREFIX.size:
+        raise WireError(f"a frame has at least {_PREFIX.size} bytes, not {len(view)}")
+    magic, version, flags, size = _PREFIX.unpack_from(view)
+    if magic != _MAGIC:
+        raise WireError(f"a frame begins with byte {_MAGIC:#x}, not {magic:#x}: is this a multiserverrl server?")
+    if version != PROTOCOL_VERSION:
+        raise VersionMismatch(
+            f"the frame is of protocol version {version}, this side speaks {PROTOCOL_VERSION}; "
+            "install the same release of multiserverrl on both"
+        )
+    if flags:
+        raise WireError(f"the frame's flags are {flags:#06x}; this version knows none")
+    end = _PREFIX.size + size
+    if end > len(view):
+        raise WireError(f"the frame says its header has {size} bytes; {len(view) - _PREFIX.size} are there")
+    return view[_PREFIX.size : end], view[min(end + -size % 8, len(view)) :]
