@@ -71,7 +71,9 @@ class Block:
 
     def array(self, dtype: DTypeLike, shape: tuple[int, ...], offset: int = 0) -> NDArray[Any]:
         """A view of part of the block; it keeps the mapping alive, also after `close`."""
-        return np.ndarray(shape, dtype, buffer=self.buffer, offset=offset)
+        count = int(np.prod(shape, dtype=np.int64))
+        # Not np.ndarray(buffer=…): that holds no claim on the mapping, and a view used after `close` is a segfault.
+        return np.frombuffer(self.buffer, dtype, count, offset).reshape(shape)
 
     def close(self) -> None:
         """Give the block up. Views that are still held stay valid; the memory goes with the last."""
