@@ -15,11 +15,14 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 __all__ = [
+    "COUNTERS",
     "ActionClient",
     "ActionRequest",
     "ActionServer",
     "Control",
     "Counters",
+    "Evaluation",
+    "EvaluationWriter",
     "RawSteps",
     "StepReader",
     "StepWriter",
@@ -86,7 +89,7 @@ class ActionServer(Protocol):
     """The inference server's end of all groups' lines."""
 
     def requests(self, timeout_s: float) -> list[ActionRequest]:
-        """All groups that wait now; blocks up to `timeout_s` for the first."""
+        """All groups that wait now and were not handed out before; blocks up to `timeout_s` for the first."""
 
     def answer(self, group: int, actions: Array, weights_version: int) -> None:
         """Answer one group's request with (N,) actions."""
@@ -107,6 +110,27 @@ class WeightsReader(Protocol):
 
     def read(self) -> tuple[dict[str, Array], int] | None:
         """A copy of the newest snapshot and its version; None before the first."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Greedy returns of one snapshot of the weights, and when that snapshot was published."""
+
+    version: int
+    mean: float
+    std: float
+    episodes: int
+    returns: list[float]
+    published_at_s: float  # CLOCK_MONOTONIC; the training clock of a passed evaluation stops here
+    env_steps: int  # of the run, when the snapshot was published
+    updates: int
+
+
+class EvaluationWriter(Protocol):
+    """The evaluator's end; the launcher has the other."""
+
+    def report(self, evaluation: Evaluation) -> None:
+        """Hand an evaluation over."""
 
 
 class Control(Protocol):
@@ -136,3 +160,35 @@ class Counters(Protocol):
 
     def get(self, name: str) -> float:
         """The number of that name, summed over all processes."""
+
+
+COUNTERS: dict[str, str] = {
+    # explorers
+    "env_steps": "valid env steps sent to the learner (the learner's own row: those before a resume)",
+    "episodes": "episodes that ended (the learner's own row: those before a resume)",
+    "return_sum": "sum of the returns of these episodes",
+    "recent_returns": "episodes in the explorers' moving windows (the last 100 of each)",
+    "recent_return_sum": "sum of the returns in these windows",
+    "faults": "env steps that were not learned from because the env failed",
+    "reopened": "groups of envs that were lost and opened again",
+    "explorers_finished": "explorers whose envs have used up their episodes",
+    "first_step_at_s": "CLOCK_MONOTONIC of this explorer's first env step: take the smallest over the rows",
+    "lent": "1 while this explorer has closed its envs for the evaluator",
+    # inference server
+    "batches": "batches of observations acted on",
+    "batch_rows": "observations in these batches",
+    "epsilon": "share of random actions now",
+    # learner
+    "updates": "updates, those before a resume included",
+    "inserted": "transitions put into the replay buffer, those before a resume included",
+    "replay_size": "transitions in the replay buffer",
+    "replay_ratio": "updates per transition inserted since the warm-up",
+    "loss": "mean loss of the last published updates",
+    "weights_version": "version of the newest weights",
+    "checkpoints": "checkpoints written by this process",
+    "wall_before_s": "training time before a resume",
+    # evaluator
+    "evaluations": "evaluations reported",
+    "wants_envs": "1 while the evaluator needs the explorer's envs",
+}
+"""Every counter's name and meaning."""

@@ -1,0 +1,69 @@
+"""What an algorithm is to the trainer. It is one page that declares what it needs, acts, and learns.
+
+The trainer owns envs, processes, the replay buffer and checkpoints; an algorithm owns its weights
+and its maths. Acting needs no torch; `init` is called in the learner alone, and may import it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Acted", "Algorithm", "Batch", "Fields", "Learner", "Storage", "Updated", "Weights"]
+
+Array = NDArray[Any]
+Batch = dict[str, Array]  # transition fields, (B, ...)
+Weights = dict[str, Array]
+Fields = dict[str, tuple[str, tuple[int, ...]]]  # name → (dtype, shape)
+Storage = Literal["n_steps", "sequences", "rollouts"]  # what of an env's steps is kept as one item; today: n_steps
+Acted = tuple[Array, dict[str, Array]]  # (N, ...) actions, and what else an algorithm stores of acting
+
+
+class Updated(NamedTuple):
+    """What an update says of itself."""
+
+    loss: float
+    errors: Array  # (B,) temporal-difference errors: a prioritised replay's priorities
+
+
+class Algorithm(Protocol):
+    """The half that every process may hold."""
+
+    storage: Storage
+    transition_fields: Fields  # of one item in the replay buffer
+    weights_fields: Fields  # of what is published
+    extras_fields: Fields  # what `act` returns beside actions (log-probability, value, recurrent state)
+
+    def act(self, weights: Weights, obs: Array, extras: Batch, explore: float, rng: np.random.Generator) -> Acted:
+        """(N, *obs_shape) → (N,) actions and extras.
+
+        `extras` are those of the same envs' last step, zeros where an episode begins (a recurrent
+        network finds its state there). `explore` is 0 for greedy, else this algorithm's own measure.
+        """
+
+    def act_at_random(self, num_envs: int, rng: np.random.Generator) -> Acted:
+        """Actions before there are any weights."""
+
+    def exploration(self, env_steps: int) -> float:
+        """`act`'s `explore` after so many env steps of the whole run."""
+
+    def init(self) -> Learner:
+        """Fresh weights and optimiser, the same for the same seed."""
+
+
+class Learner(Protocol):
+    """The half that learns, in the learner process."""
+
+    def update(self, batch: Batch, env_steps: int) -> Updated:
+        """One update from (B, ...) items; `env_steps` of the whole run is for schedules."""
+
+    def weights(self) -> Weights:
+        """Copies of the weights to be published."""
+
+    def state(self) -> dict[str, Array]:
+        """All that a resume needs: weights, targets, optimiser, counts."""
+
+    def load_state(self, state: dict[str, Array]) -> None:
+        """Go on from `state`. ValueError when it is of another network."""
