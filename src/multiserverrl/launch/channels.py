@@ -1,0 +1,149 @@
+"""All channels of a run in one shared block: made and owned by the launcher, opened by its children.
+
+What lies where follows from the plan alone, so a child needs the plan (plain JSON) and the
+inherited descriptors of the door-bells, nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from numpy.typing import DTypeLike, NDArray
+
+from multiserverrl.launch.actions import SlotClient, SlotServer, slot_fields
+from multiserverrl.launch.bells import Bell, new_bell
+from multiserverrl.launch.control import CounterTable, EvaluationLog, RunControl, control_fields
+from multiserverrl.launch.steps import RingReader, RingWriter, StepRing, ring_fields
+from multiserverrl.launch.weights import SnapshotReader, SnapshotWriter, snapshot_fields
+from multiserverrl.memory import Block, BlockHandle, Layout
+from multiserverrl.train.task import Task
+
+__all__ = ["ChannelPlan", "Channels", "ChannelsHandle"]
+
+Array = NDArray[Any]
+Fields = dict[str, tuple[DTypeLike, tuple[int, ...]]]
+
+
+class ChannelPlan(msgspec.Struct, frozen=True):
+    """What the layout of a run's channels depends on."""
+
+    task: Task
+    group_sizes: tuple[int, ...]  # envs of each explorer group
+    weights: dict[str, tuple[str, tuple[int, ...]]]  # name → (dtype, shape)
+    rows: int  # processes that count
+    step_slots: int = 4  # steps of a group that may wait for the learner
+
+
+class ChannelsHandle(msgspec.Struct, frozen=True):
+    """Plain data that names the channels to a child; `fds` must be passed on to it."""
+
+    plan: ChannelPlan
+    block: BlockHandle
+    bells: dict[str, Bell]
+
+    @property
+    def fds(self) -> list[int]:
+        """The descriptors that a child inherits."""
+        return [fd for bell in self.bells.values() for fd in (bell.read_fd, bell.write_fd)]
+
+
+class Channels:
+    """The ends of every channel. Each process takes only those that are its own."""
+
+    def __init__(self, handle: ChannelsHandle, block: Block) -> None:
+        self.handle = handle
+        self._plan, self._bells, self._block = handle.plan, handle.bells, block
+        self._views = _layout(handle.plan).views(block)
+
+    @classmethod
+    def create(cls, plan: ChannelPlan) -> Channels:
+        """The launcher's: new channels, all empty. `close` gives memory and descriptors back."""
+        names = ["launcher", "gate", "stop", "steps", "requests"]
+        names += [f"{kind}{group}" for group in range(len(plan.group_sizes)) for kind in ("room", "answer")]
+        block = Block.create(_layout(plan).size_bytes, "channels")
+        return cls(ChannelsHandle(plan, block.handle, {name: new_bell() for name in names}), block)
+
+    @classmethod
+    def open(cls, handle: ChannelsHandle) -> Channels:
+        """A child's."""
+        return cls(handle, Block.open(handle.block))
+
+    def close(self) -> None:
+        """The launcher's: close the bells and give the block up, after the children have ended."""
+        for bell in self._bells.values():
+            bell.close()
+        self._views.clear()
+        self._block.close()
+
+    def step_writer(self, groups: list[int]) -> RingWriter:
+        """An explorer's, for its own groups."""
+        rings = {group: self._ring(group) for group in groups}
+        room = {group: self._bells[f"room{group}"] for group in groups}
+        return RingWriter(rings, room, self._bells["steps"], self._bells["stop"])
+
+    def step_reader(self) -> RingReader:
+        """The learner's."""
+        groups = range(len(self._plan.group_sizes))
+        room = [self._bells[f"room{group}"] for group in groups]
+        return RingReader([self._ring(group) for group in groups], room, self._bells["steps"], self._bells["stop"])
+
+    def action_client(self, group: int) -> SlotClient:
+        """An explorer's, one for each of its groups."""
+        views = self._part(f"actions{group}")
+        return SlotClient(views, self._bells["requests"], self._bells[f"answer{group}"], self._bells["stop"])
+
+    def action_server(self) -> SlotServer:
+        """The inference server's."""
+        groups = range(len(self._plan.group_sizes))
+        slots = [self._part(f"actions{group}") for group in groups]
+        answers = [self._bells[f"answer{group}"] for group in groups]
+        return SlotServer(slots, self._bells["requests"], answers, self._bells["stop"])
+
+    def weights_writer(self) -> SnapshotWriter:
+        """The learner's."""
+        return SnapshotWriter(self._part("weights"))
+
+    def weights_reader(self) -> SnapshotReader:
+        """Anyone's."""
+        return SnapshotReader(self._part("weights"))
+
+    def control(self, row: int) -> RunControl:
+        """Anyone's, with the row of its own."""
+        launcher, gate, stop = (self._bells[name] for name in ("launcher", "gate", "stop"))
+        return RunControl(self._part("control"), row, launcher, gate, stop)
+
+    def counters(self, row: int) -> CounterTable:
+        """Anyone's, with the row of its own."""
+        return CounterTable(self._part("control"), row)
+
+    def evaluations(self) -> EvaluationLog:
+        """The evaluator's, and the launcher's to read."""
+        return EvaluationLog(self._part("control"), self._bells["launcher"])
+
+    @property
+    def launcher_bell(self) -> Bell:
+        """Rings when something happened that the launcher should look at."""
+        return self._bells["launcher"]
+
+    def _ring(self, group: int) -> StepRing:
+        return StepRing(group, self._part(f"steps{group}"))
+
+    def _part(self, name: str) -> dict[str, Array]:
+        prefix = f"{name}/"
+        return {field.removeprefix(prefix): view for field, view in self._views.items() if field.startswith(prefix)}
+
+
+def _layout(plan: ChannelPlan) -> Layout:
+    fields: Fields = {}
+    _add(fields, "control", control_fields(plan.rows))
+    _add(fields, "weights", snapshot_fields(plan.weights))
+    for group, num_envs in enumerate(plan.group_sizes):
+        _add(fields, f"steps{group}", ring_fields(plan.task, num_envs, plan.step_slots))
+        _add(fields, f"actions{group}", slot_fields(plan.task, num_envs))
+    return Layout(fields)
+
+
+def _add(fields: Fields, part: str, more: Mapping[str, tuple[DTypeLike, tuple[int, ...]]]) -> None:
+    fields.update({f"{part}/{name}": field for name, field in more.items()})

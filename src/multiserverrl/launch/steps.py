@@ -1,0 +1,113 @@
+"""Raw steps on their way from an explorer to the learner: a bounded ring of slots for each group of envs.
+
+One writer and one reader a ring, each with a running number that only it writes: there is no lock
+that a killed process could hold. What was not wholly written is not counted, and so not read.
+(Stores are seen in order on x86-64; elsewhere the door-bell's system call orders them. Not tested there.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from multiserverrl.launch.bells import Bell, Waiter
+from multiserverrl.train.channels import RawSteps
+from multiserverrl.train.task import Task
+
+__all__ = ["RingReader", "RingWriter", "StepRing", "ring_fields"]
+
+Array = NDArray[Any]
+_ARRAYS = ("obs", "action", "reward", "terminated", "truncated", "next_obs", "valid")
+
+
+def ring_fields(task: Task, num_envs: int, slots: int) -> dict[str, tuple[DTypeLike, tuple[int, ...]]]:
+    """The arrays of one group's ring."""
+    rows = (slots, num_envs)
+    return {
+        "written": (np.int64, (1,)),  # slots ever filled; the writer's
+        "read": (np.int64, (1,)),  # slots ever emptied; the reader's
+        "version": (np.int64, (slots,)),
+        "obs": (task.obs_dtype, (*rows, *task.obs_shape)),
+        "action": (np.int64, rows),
+        "reward": (np.float32, rows),
+        "terminated": (np.bool_, rows),
+        "truncated": (np.bool_, rows),
+        "next_obs": (task.obs_dtype, (*rows, *task.obs_shape)),
+        "valid": (np.bool_, rows),
+    }
+
+
+class StepRing:
+    """One group's ring, on the arrays of `ring_fields`."""
+
+    def __init__(self, group: int, views: Mapping[str, Array]) -> None:
+        self.group = group
+        self._views = views
+        self._written, self._read = views["written"], views["read"]
+        self._slots = len(views["version"])
+
+    def put(self, steps: RawSteps) -> bool:
+        """Copy the steps in; False when the ring is full."""
+        written = int(self._written[0])
+        if written - int(self._read[0]) >= self._slots:
+            return False
+        slot = written % self._slots
+        for name in _ARRAYS:
+            self._views[name][slot] = getattr(steps, name)
+        self._views["version"][slot] = steps.weights_version
+        self._written[0] = written + 1
+        return True
+
+    def take(self) -> RawSteps | None:
+        """The oldest steps, copied out; None when the ring is empty."""
+        read = int(self._read[0])
+        if read == int(self._written[0]):
+            return None
+        slot = read % self._slots
+        copies = {name: self._views[name][slot].copy() for name in _ARRAYS}
+        steps = RawSteps(group=self.group, weights_version=int(self._views["version"][slot]), **copies)
+        self._read[0] = read + 1
+        return steps
+
+
+class RingWriter:
+    """An explorer's end of its groups' rings (`StepWriter`)."""
+
+    def __init__(self, rings: Mapping[int, StepRing], room: Mapping[int, Bell], arrived: Bell, stop: Bell) -> None:
+        self._rings = rings
+        self._room = {group: Waiter(room[group], stop) for group in rings}
+        self._arrived = arrived
+
+    def write(self, steps: RawSteps, timeout_s: float) -> bool:
+        """See `StepWriter.write`."""
+        ring = self._rings[steps.group]
+        if self._room[steps.group].until(lambda: ring.put(steps) or None, timeout_s) is None:
+            return False
+        self._arrived.ring()
+        return True
+
+
+class RingReader:
+    """The learner's end of all rings (`StepReader`): the groups take turns."""
+
+    def __init__(self, rings: list[StepRing], room: list[Bell], arrived: Bell, stop: Bell) -> None:
+        self._rings, self._room = rings, room
+        self._arrived = Waiter(arrived, stop)
+        self._next = 0
+
+    def read(self, timeout_s: float) -> RawSteps | None:
+        """See `StepReader.read`."""
+        return self._arrived.until(self._take, timeout_s)
+
+    def _take(self) -> RawSteps | None:
+        for turn in range(len(self._rings)):
+            index = (self._next + turn) % len(self._rings)
+            steps = self._rings[index].take()
+            if steps is not None:
+                self._room[index].ring()
+                self._next = (index + 1) % len(self._rings)
+                return steps
+        return None
