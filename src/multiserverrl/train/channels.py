@@ -172,7 +172,7 @@ COUNTERS: dict[str, str] = {
     "faults": "env steps that were not learned from because the env failed",
     "reopened": "groups of envs that were lost and opened again",
     "explorers_finished": "explorers whose envs have used up their episodes",
-    "first_step_at_s": "CLOCK_MONOTONIC of this explorer's first env step: take the smallest over the rows",
+    "first_step_at_s": "CLOCK_MONOTONIC of the first env step; two explorers may set it at once: the smallest row counts",
     "lent": "1 while this explorer has closed its envs for the evaluator",
     # inference server
     "batches": "batches of observations acted on",
@@ -183,7 +183,7 @@ COUNTERS: dict[str, str] = {
     "inserted": "transitions put into the replay buffer, those before a resume included",
     "replay_size": "transitions in the replay buffer",
     "replay_ratio": "updates per transition inserted since the warm-up",
-    "loss": "mean loss of the last published updates",
+    "loss": "loss of the last update before the newest weights",
     "weights_version": "version of the newest weights",
     "checkpoints": "checkpoints written by this process",
     "wall_before_s": "training time before a resume",

@@ -7,18 +7,57 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
+from numpy.typing import NDArray
 
-from multiserverrl.train.channels import Control, Counters, EvaluationWriter, WeightsReader
+from multiserverrl.train.channels import Control, Counters, Evaluation, EvaluationWriter, WeightsReader
 from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.opening import LOST, Stopped, close_quietly, fault_rows, open_envs, sleep_unless_stopping
+from multiserverrl.train.policy import Policy, save_policy
 from multiserverrl.train.task import Task
+from multiserverrl.train.weights import publication_of
 
-__all__ = ["run_evaluator"]
+__all__ = ["greedy_returns", "run_evaluator"]
+
+Array = NDArray[Any]
+VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
+POLL_S = 0.02
+
+
+def greedy_returns(
+    envs: VectorEnv,
+    policy: Callable[[Array], Array],
+    episodes: int,
+    seed: int | None,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Array:
+    """(episodes,) returns of `policy`, which maps (N, *obs_shape) to (N,) actions; fewer when it is stopped.
+
+    Each env plays a number of episodes that is fixed beforehand: taking the first that end would
+    prefer short ones. An episode that the env itself breaks (a fault) is played again. `envs` are
+    in SAME_STEP autoreset.
+    """
+    N = envs.num_envs
+    left = np.full(N, episodes // N) + (np.arange(N) < episodes % N)
+    returns: list[float] = []
+    running = np.zeros(N)
+    obs, _ = envs.reset(seed=seed)
+    while left.any() and not is_stopping():
+        obs, reward, terminated, truncated, infos = envs.step(policy(obs))
+        running += reward
+        ended = np.asarray(terminated, bool) | np.asarray(truncated, bool)
+        if ended.any():
+            counted = ended & (left > 0) & ~fault_rows(infos, N)
+            returns += running[counted].tolist()
+            left -= counted
+            running[ended] = 0.0
+    return np.array(returns)
 
 
 def run_evaluator(
     config: TrainConfig,
     task: Task,
-    make_envs: Callable[[], gymnasium.vector.VectorEnv[Any, Any, Any]],
+    make_envs: Callable[[], VectorEnv],
     weights: WeightsReader,
     evaluations: EvaluationWriter,
     counters: Counters,
@@ -32,4 +71,107 @@ def run_evaluator(
     The best snapshot so far is at `policy_path` before its evaluation is reported. With
     `borrows_envs` the explorer (`lends_envs`) gives its envs up for the time of an evaluation.
     """
-    raise NotImplementedError
+    places = _Places(config, task, make_envs, counters, control, borrows_envs)
+    best, version = -np.inf, 0
+    try:
+        if not borrows_envs:
+            places.open()
+        control.ready()
+        if not control.wait_until_started():
+            return
+        while True:
+            policy = _newer_policy(config, task, weights, version, control)
+            version = policy.version
+            returns = places.play(policy)
+            evaluation = _evaluation(policy, returns)
+            if policy_path is not None and evaluation.mean >= best:
+                save_policy(policy_path, policy)
+            best = max(best, evaluation.mean)
+            evaluations.report(evaluation)
+            counters.add("evaluations", 1)
+            sleep_unless_stopping(config.eval_every_s, control)
+    except Stopped:
+        pass
+    finally:
+        places.close()
+
+
+class _Places:
+    """The evaluator's envs: its own for the whole run, or the explorer's for the time of an evaluation."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Task,
+        make_envs: Callable[[], VectorEnv],
+        counters: Counters,
+        control: Control,
+        borrows_envs: bool,
+    ) -> None:
+        self._config, self._task, self._make_envs = config, task, make_envs
+        self._counters, self._control, self._borrows = counters, control, borrows_envs
+        self._envs: VectorEnv | None = None
+        self._seeds = np.random.SeedSequence([config.seed, 3])
+
+    def open(self) -> None:
+        self._envs, _ = open_envs(
+            self._make_envs, self._seed(), self._task.obs_dtype, self._config.reopen_attempts, self._control
+        )
+
+    def play(self, policy: Policy) -> Array:
+        """Returns of all episodes; lost envs are opened again and the evaluation begins anew. Raises Stopped."""
+        if self._borrows:
+            self._borrow()
+        while True:
+            if self._envs is None:
+                self.open()
+            assert self._envs is not None
+            try:
+                episodes = self._config.eval_episodes
+                returns = greedy_returns(self._envs, policy, episodes, self._seed(), self._control.is_stopping)
+            except LOST:
+                self.close()
+                continue
+            if self._control.is_stopping():
+                raise Stopped
+            if self._borrows:
+                self._give_back()
+            return returns
+
+    def close(self) -> None:
+        close_quietly(self._envs)
+        self._envs = None
+
+    def _borrow(self) -> None:
+        self._counters.set("wants_envs", 1)
+        while not self._counters.get("lent"):
+            sleep_unless_stopping(POLL_S, self._control)
+
+    def _give_back(self) -> None:
+        self.close()
+        self._counters.set("wants_envs", 0)
+        while self._counters.get("lent"):
+            sleep_unless_stopping(POLL_S, self._control)
+
+    def _seed(self) -> int:
+        return int(self._seeds.spawn(1)[0].generate_state(1)[0])
+
+
+def _newer_policy(config: TrainConfig, task: Task, weights: WeightsReader, version: int, control: Control) -> Policy:
+    while weights.version() <= version or (snapshot := weights.read()) is None:
+        sleep_unless_stopping(POLL_S, control)
+    return Policy(config, task, *snapshot)
+
+
+def _evaluation(policy: Policy, returns: Array) -> Evaluation:
+    publication = publication_of(policy.weights)
+    return Evaluation(
+        version=policy.version,
+        mean=float(returns.mean()),
+        std=float(returns.std()),
+        episodes=len(returns),
+        returns=returns.tolist(),
+        published_at_s=publication.at_s,
+        env_steps=publication.env_steps,
+        updates=publication.updates,
+    )

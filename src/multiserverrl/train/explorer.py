@@ -1,18 +1,41 @@
-"""The explorer: steps its envs with the inference server's actions, and sends what came of it."""
+"""The explorer: steps its envs with the inference server's actions, and sends what came of it.
+
+Its groups take turns: while one steps, the next waits for its actions. Nothing is learned here and
+nothing is decided here; torch is never imported.
+"""
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
+import numpy as np
+from numpy.typing import NDArray
 
-from multiserverrl.train.channels import ActionClient, Control, Counters, StepWriter
+from multiserverrl.errors import RunError
+from multiserverrl.train.channels import ActionClient, Control, Counters, RawSteps, StepWriter
 from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.opening import (
+    LOST,
+    Stopped,
+    close_quietly,
+    fault_rows,
+    open_envs,
+    sleep_unless_stopping,
+    true_next_obs,
+)
 from multiserverrl.train.task import Task
 
 __all__ = ["ExplorerGroup", "run_explorer"]
+
+Array = NDArray[Any]
+VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
+WAIT_S = 0.1  # how long a stop may go unnoticed
+RETURNS_WINDOW = 100
 
 
 @dataclass(frozen=True)
@@ -20,7 +43,7 @@ class ExplorerGroup:
     """Envs that step together. `make_envs` opens them (again, after a loss): a VectorEnv in SAME_STEP autoreset."""
 
     number: int  # over all explorers
-    make_envs: Callable[[], gymnasium.vector.VectorEnv[Any, Any, Any]]
+    make_envs: Callable[[], VectorEnv]
     actions: ActionClient
 
 
@@ -39,4 +62,209 @@ def run_explorer(
     Give it two groups (or more): one steps while another waits for actions. With `lends_envs` it
     closes its envs while the evaluator needs their places (a run with no env to spare).
     """
-    raise NotImplementedError
+    episodes = _Episodes(counters)
+    lanes = [_Lane(config, task, group, steps, episodes, counters, control) for group in groups]
+    try:
+        for lane in lanes:
+            lane.open()
+        control.ready()
+        if not control.wait_until_started():
+            return
+        if counters.get("first_step_at_s") == 0:
+            counters.set("first_step_at_s", time.monotonic())
+        for lane in lanes:
+            lane.begin_episodes()
+        _take_turns(lanes, counters, control, lends_envs)
+        counters.add("explorers_finished", 1)
+    except Stopped:
+        pass
+    finally:
+        for lane in lanes:
+            lane.close()
+
+
+def _take_turns(lanes: list[_Lane], counters: Counters, control: Control, lends_envs: bool) -> None:
+    """One lane steps while the next gets its actions, until all have finished."""
+    running = deque(lanes)
+    while running:
+        if control.is_stopping():
+            raise Stopped
+        if lends_envs and counters.get("wants_envs"):
+            _lend(running, counters, control)
+        lane = running[0]
+        if not lane.is_stepping:
+            lane.start_step()
+        running.rotate(-1)
+        if running[0].is_stepping and not running[0].finish_step():
+            running.popleft().close()
+
+
+def _lend(lanes: deque[_Lane], counters: Counters, control: Control) -> None:
+    """Close the envs, wait until the evaluator wants them no more, and open them again."""
+    for lane in lanes:
+        lane.pause()
+    counters.set("lent", 1)
+    try:
+        while counters.get("wants_envs"):
+            sleep_unless_stopping(0.02, control)
+    finally:
+        counters.set("lent", 0)
+    for lane in lanes:
+        lane.open()
+        lane.begin_episodes()
+
+
+class _Episodes:
+    """Counts of the episodes that ended, and a window over the last of them."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._window: deque[float] = deque(maxlen=RETURNS_WINDOW)
+
+    def ended(self, returns: list[float]) -> None:
+        self._window.extend(returns)
+        self._counters.add("episodes", len(returns))
+        self._counters.add("return_sum", sum(returns))
+        self._counters.set("recent_returns", len(self._window))
+        self._counters.set("recent_return_sum", sum(self._window))
+
+
+class _Lane:
+    """One group: its envs, the observations they stand at, the actions they are stepping with."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Task,
+        group: ExplorerGroup,
+        steps: StepWriter,
+        episodes: _Episodes,
+        counters: Counters,
+        control: Control,
+    ) -> None:
+        self._config, self._task, self._group = config, task, group
+        self._steps, self._episodes, self._counters, self._control = steps, episodes, counters, control
+        self._envs: VectorEnv | None = None
+        self._obs = np.zeros(0)
+        self._actions, self._version = np.zeros(0, np.int64), 0
+        self._left: Array | None = None  # (N,) episodes each env may still play; None: no limit
+        self._opened = 0
+        self._has_request = False
+        self.is_stepping = False
+
+    def open(self) -> None:
+        """Open the envs and reset them. Raises Stopped, or the error that kept them closed."""
+        entropy = [self._config.seed, 2, self._group.number, self._opened, int(self._counters.get("env_steps"))]
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        self._envs, self._obs = open_envs(
+            self._group.make_envs, seed, self._task.obs_dtype, self._config.reopen_attempts, self._control
+        )
+        self._opened += 1
+        self._returns = np.zeros(self._envs.num_envs)
+        if self._left is None and self._config.episodes is not None:
+            self._left = np.full(self._envs.num_envs, self._config.episodes)
+
+    def begin_episodes(self) -> None:
+        """Tell the learner that whatever ran in this group is over, and ask for the first actions."""
+        N = len(self._obs)
+        nothing, no = np.zeros(N, np.float32), np.zeros(N, bool)
+        self._write(RawSteps(self._group.number, self._obs, np.zeros(N, np.int64), nothing, no, no, self._obs, no, 0))
+        self._request()
+
+    def start_step(self) -> None:
+        """Wait for actions and start the envs' step with them."""
+        self._actions, self._version = self._await_actions()
+        assert self._envs is not None
+        try:
+            if hasattr(self._envs, "step_async"):
+                self._envs.step_async(self._actions + self._task.action_start)
+            self.is_stepping = True
+        except LOST:
+            self._reopen()
+
+    def finish_step(self) -> bool:
+        """Wait for the step, send it, ask for the next actions. False when all episodes are used up."""
+        assert self._envs is not None
+        self.is_stepping = False
+        try:
+            if hasattr(self._envs, "step_wait"):
+                obs, reward, terminated, truncated, infos = self._envs.step_wait()
+            else:
+                obs, reward, terminated, truncated, infos = self._envs.step(self._actions + self._task.action_start)
+        except LOST:
+            self._reopen()
+            return True
+        obs = np.asarray(obs, self._task.obs_dtype)
+        steps = self._raw_steps(obs, reward, terminated, truncated, infos)
+        self._obs = obs
+        self._count(steps)
+        has_episodes = self._left is None or bool((self._left > 0).any())
+        if has_episodes:
+            self._request()  # before writing: the inference server works while we copy
+        self._write(steps)
+        return has_episodes
+
+    def pause(self) -> None:
+        """Close the envs in the middle of their episodes."""
+        if self._has_request:
+            self._await_actions()
+        self.close()
+
+    def close(self) -> None:
+        """Close the envs, whatever they are doing."""
+        close_quietly(self._envs)
+        self._envs = None
+        self.is_stepping = False
+
+    def _raw_steps(
+        self, obs: Array, reward: Array, terminated: Array, truncated: Array, infos: dict[str, Any]
+    ) -> RawSteps:
+        terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
+        valid = ~fault_rows(infos, len(obs))
+        if not valid.all():
+            self._counters.add("faults", float(np.count_nonzero(~valid)))
+        whole = (terminated | truncated) & valid
+        if whole.any() and (whole & ~np.asarray(infos.get("_final_obs", False))).any():
+            raise RunError("an episode ended without its final observation: its last step cannot be learned from")
+        if self._left is not None:
+            valid &= self._left > 0  # it steps on only because others of its group do
+        next_obs = true_next_obs(obs, infos)
+        reward = np.asarray(reward, np.float32)
+        return RawSteps(
+            self._group.number, self._obs, self._actions, reward, terminated, truncated, next_obs, valid, self._version
+        )
+
+    def _count(self, steps: RawSteps) -> None:
+        self._counters.add("env_steps", float(np.count_nonzero(steps.valid)))
+        self._returns += steps.reward
+        ended = steps.terminated | steps.truncated
+        if not ended.any():
+            return
+        whole = ended & steps.valid
+        if whole.any():
+            self._episodes.ended(self._returns[whole].tolist())
+        if self._left is not None:
+            self._left -= whole
+        self._returns[ended] = 0.0
+
+    def _reopen(self) -> None:
+        self._counters.add("reopened", 1)
+        self.close()
+        self.open()
+        self.begin_episodes()
+
+    def _request(self) -> None:
+        self._group.actions.request(self._obs)
+        self._has_request = True
+
+    def _await_actions(self) -> tuple[Array, int]:
+        while (answer := self._group.actions.actions(WAIT_S)) is None:
+            if self._control.is_stopping():
+                raise Stopped
+        self._has_request = False
+        return answer
+
+    def _write(self, steps: RawSteps) -> None:
+        while not self._steps.write(steps, WAIT_S):
+            if self._control.is_stopping():
+                raise Stopped

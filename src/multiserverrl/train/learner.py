@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import math
+import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
+from multiserverrl.errors import CheckpointError, RunError
 from multiserverrl.train.algorithms import algorithm_for
-from multiserverrl.train.channels import Control, Counters, StepReader, WeightsWriter
+from multiserverrl.train.channels import Control, Counters, RawSteps, StepReader, WeightsWriter
+from multiserverrl.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from multiserverrl.train.config import TrainConfig
-from multiserverrl.train.replay import replay_fields
+from multiserverrl.train.ratio import ReplayRatio
+from multiserverrl.train.replay import Replay, new_arrays, replay_fields
 from multiserverrl.train.task import Task
+from multiserverrl.train.transitions import NStep
+from multiserverrl.train.weights import stamped
 
-__all__ = ["replay_layout", "run_learner"]
+__all__ = ["Training", "replay_layout", "run_learner"]
+
+READ_TIMEOUT_S = 0.1  # how long a stop may go unnoticed
+CARRIED_OVER = (
+    "env_steps",
+    "episodes",
+    "return_sum",
+    "faults",
+)  # counters of other processes that a resume begins with
 
 
 def replay_layout(config: TrainConfig, task: Task) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -35,7 +52,137 @@ def run_learner(
     """Learn until the run stops, then write a last checkpoint.
 
     A checkpoint in `checkpoint_dir` is gone on from; CheckpointError when none there loads.
-    `replay_arrays` (zeros at first, laid out by `replay_layout`) outlive this process where
-    they are shared memory: a learner that starts again finds its replay buffer in them.
+    `replay_arrays` (zeros at first, laid out by `replay_layout`) outlive this process where they
+    are shared memory: a learner that starts again finds its replay buffer in them.
     """
-    raise NotImplementedError
+    training = Training(config, task, replay_arrays or new_arrays(replay_layout(config, task)), weights, counters)
+    training.resume(load_newest(checkpoint_dir))
+    training.publish()
+    control.ready()
+    saved_at_s = time.monotonic()
+    while not control.is_stopping():
+        raw = steps.read(READ_TIMEOUT_S)
+        if raw is not None:
+            training.take(raw)
+        while training.owes_updates() and not control.is_stopping():
+            training.update()
+        if time.monotonic() - saved_at_s >= config.checkpoint_every_s:
+            save_checkpoint(checkpoint_dir, training.checkpoint())
+            counters.add("checkpoints", 1)
+            saved_at_s = time.monotonic()
+    save_checkpoint(checkpoint_dir, training.checkpoint())
+    counters.add("checkpoints", 1)
+
+
+class Training:
+    """Everything that learning changes, and the one order in which it may change."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Task,
+        replay_arrays: dict[str, NDArray[Any]],
+        weights: WeightsWriter,
+        counters: Counters,
+    ) -> None:
+        self.config, self.task = config, task
+        self.learner = algorithm_for(config, task).init()
+        self.windows = NStep(config.n_step, config.gamma, config.reward_scale)
+        self.replay = Replay(replay_arrays)
+        self.ratio = ReplayRatio(config.replay_ratio, config.warmup_steps)
+        self.rng = np.random.default_rng([config.seed, 1])  # of sampling alone
+        self.updates, self.version = 0, 0
+        self._weights, self._counters = weights, counters
+        self._env_steps = 0
+        self._loss = 0.0
+        self._wall_before_s, self._began_at_s = 0.0, math.inf
+
+    def take(self, raw: RawSteps) -> None:
+        """Put the transitions that `raw` completes into the replay buffer."""
+        if self._began_at_s == math.inf:
+            self._began_at_s = time.monotonic()
+        self.replay.insert(self.windows.push(raw))
+        self._env_steps = int(self._counters.get("env_steps"))
+        self._counters.set("inserted", self.replay.inserted)
+        self._counters.set("replay_size", len(self.replay))
+
+    def owes_updates(self) -> bool:
+        """True while another transition may not be inserted."""
+        return self.ratio.owed(self.replay.inserted, self.updates) > 0
+
+    def update(self) -> None:
+        """One update; the weights are published when it is time."""
+        batch = self.replay.sample(self.rng, self.config.batch_size)
+        self._loss = self.learner.update(batch, self._env_steps).loss
+        self.updates += 1
+        if self.updates % self.config.publish_every == 0:
+            self.publish()
+
+    def publish(self) -> None:
+        """Make the weights of now the newest. RunError when learning has broken them."""
+        if not math.isfinite(self._loss):
+            raise RunError(
+                f"the loss is {self._loss} after {self.updates} updates: lower --learning-rate or --reward-scale, "
+                "and look for rewards or observations that are not finite"
+            )
+        self.version += 1
+        self._weights.publish(stamped(self.learner.weights(), self._env_steps, self.updates), self.version)
+        self._counters.set("updates", self.updates)
+        self._counters.set("weights_version", self.version)
+        self._counters.set("loss", self._loss)
+        self._counters.set("replay_ratio", self.ratio.measured(self.replay.inserted, self.updates))
+
+    def checkpoint(self) -> Checkpoint:
+        """All that a resume needs. Views of living arrays: save it before going on."""
+        arrays = {f"learner/{name}": array for name, array in self.learner.state().items()}
+        arrays |= {f"replay/{name}": array for name, array in self.replay.contents().items()}
+        state = {
+            "task": msgspec.to_builtins(self.task),
+            "algorithm": self.config.algorithm,
+            "updates": self.updates,
+            "version": self.version,
+            "sampling_rng": self.rng.bit_generator.state,
+            "wall_s": self._wall_s(),
+            "counters": {name: self._counters.get(name) for name in CARRIED_OVER},
+        }
+        return Checkpoint(arrays, state)
+
+    def resume(self, checkpoint: Checkpoint | None) -> None:
+        """Go on from a checkpoint; running episodes are lost, their windows begin anew.
+
+        A replay buffer that is not empty outlived the learner, and is kept. CheckpointError when
+        the checkpoint is of another env, network or buffer.
+        """
+        # a learner of this same run may have published versions that no checkpoint knows
+        self.version = int(self._counters.get("weights_version"))
+        if checkpoint is None:
+            return
+        state = checkpoint.state
+        if (kept := msgspec.convert(state["task"], Task)) != self.task or state["algorithm"] != self.config.algorithm:
+            raise CheckpointError(f"the checkpoint is of {state['algorithm']} on {kept}, this run's env is {self.task}")
+        try:
+            self.learner.load_state(_under("learner/", checkpoint.arrays))
+            if self.replay.inserted == 0:
+                self.replay.restore(_under("replay/", checkpoint.arrays))
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint is of a run with other settings: {error}") from error
+        self.updates = state["updates"]
+        self.version = max(self.version, state["version"])
+        self.rng.bit_generator.state = state["sampling_rng"]
+        self._carry_over(state)
+
+    def _carry_over(self, state: dict[str, Any]) -> None:
+        """Begin the counters where the run left them, unless they outlived the learner."""
+        self._wall_before_s = state["wall_s"]
+        if self._counters.get("env_steps") == 0:
+            for name, value in state["counters"].items():
+                self._counters.set(name, value)
+            self._counters.set("wall_before_s", self._wall_before_s)
+        self._env_steps = int(self._counters.get("env_steps"))
+
+    def _wall_s(self) -> float:
+        return self._wall_before_s + max(0.0, time.monotonic() - self._began_at_s)
+
+
+def _under(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -74,6 +74,9 @@ class DoubleDQNLearner:
         self.online = {name: torch.from_numpy(array).requires_grad_() for name, array in fresh.items()}
         self.target = {name: torch.from_numpy(array.copy()) for name, array in fresh.items()}
         self.optimiser = torch.optim.Adam(list(self.online.values()), lr=config.learning_rate, fused=True)
+        for tensor in self.online.values():  # what Adam would begin with at its first step
+            zeros = torch.zeros_like(tensor, requires_grad=False)
+            self.optimiser.state[tensor] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
         self.updates = 0
 
     def update(self, batch: Batch, env_steps: int) -> Updated:
@@ -93,7 +96,7 @@ class DoubleDQNLearner:
         loss = smooth_l1_loss(value, wanted)
         self.optimiser.param_groups[0]["lr"] = self.learning_rate(env_steps)
         self.optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimiser.step()
         self.updates += 1
         if self.updates % self.config.target_update == 0:
@@ -138,13 +141,7 @@ class DoubleDQNLearner:
             self.target[name].copy_(tensor.detach())
 
     def _adam_state(self, tensor: torch.Tensor) -> dict[str, Any]:
-        import torch
-
-        state = self.optimiser.state[tensor]
-        if not state:  # before the first update: what Adam itself starts with
-            zeros = torch.zeros_like(tensor, requires_grad=False)
-            state.update(step=torch.tensor(0.0), exp_avg=zeros, exp_avg_sq=zeros.clone())
-        return {key: state[key] for key in ("step", "exp_avg", "exp_avg_sq")}
+        return {key: self.optimiser.state[tensor][key] for key in ("step", "exp_avg", "exp_avg_sq")}
 
 
 def forward(weights: dict[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,93 @@
+"""Opening envs, and opening them again when they were lost: with back-off, a limit, and an ear for the stop."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from multiserverrl.errors import ConfigError, EnvFault, MultiServerRLError, ServerFull, ServerUnreachable, SessionLost
+from multiserverrl.train.channels import Control
+
+__all__ = ["LOST", "Stopped", "close_quietly", "fault_rows", "open_envs", "sleep_unless_stopping", "true_next_obs"]
+
+Array = NDArray[Any]
+VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
+LOST = (SessionLost, ServerUnreachable, ServerFull, EnvFault)  # what opening the envs again can mend
+FIRST_WAIT_S, LONGEST_WAIT_S, TICK_S = 0.1, 5.0, 0.05
+
+
+class Stopped(Exception):
+    """The run is to end, said where a wait was cut short. Never leaves the room."""
+
+
+def open_envs(
+    make_envs: Callable[[], VectorEnv], seed: int, obs_dtype: str, attempts: int, control: Control
+) -> tuple[VectorEnv, Array]:
+    """Envs and their first observations. Raises the last error after `attempts`; Stopped when the run ends."""
+    wait_s = FIRST_WAIT_S
+    for attempt in range(1, attempts + 1):
+        envs = None
+        try:
+            envs = make_envs()
+            _require_same_step(envs)
+            return envs, _reset(envs, seed, obs_dtype)
+        except LOST:
+            close_quietly(envs)
+            if attempt == attempts:
+                raise
+        sleep_unless_stopping(wait_s, control)
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+    raise AssertionError("attempts is at least 1")
+
+
+def sleep_unless_stopping(duration_s: float, control: Control) -> None:
+    """Wait; raises Stopped as soon as the run stops."""
+    until_s = time.monotonic() + duration_s
+    while True:
+        if control.is_stopping():
+            raise Stopped
+        left_s = until_s - time.monotonic()
+        if left_s <= 0:
+            return
+        time.sleep(min(TICK_S, left_s))
+
+
+def close_quietly(envs: VectorEnv | None) -> None:
+    """Close envs whose server may be gone already."""
+    if envs is not None:
+        with contextlib.suppress(MultiServerRLError, OSError):
+            envs.close()
+
+
+def true_next_obs(obs: Array, infos: dict[str, Any]) -> Array:
+    """The observations that the step led to: where an episode ended the final one, not the next episode's first."""
+    is_final = infos.get("_final_obs")
+    if is_final is None:
+        return obs
+    rows = np.flatnonzero(is_final)
+    next_obs = obs.copy()
+    next_obs[rows] = np.stack([infos["final_obs"][row] for row in rows])
+    return next_obs
+
+
+def fault_rows(infos: dict[str, Any], num_envs: int) -> Array:
+    """(N,) True where the env failed, and its step is not to be believed."""
+    mask = infos.get("multiserverrl", {}).get("_fault")
+    return np.zeros(num_envs, bool) if mask is None else np.asarray(mask, bool)
+
+
+def _reset(envs: VectorEnv, seed: int, obs_dtype: str) -> Array:
+    obs, _ = envs.reset(seed=seed)
+    return np.asarray(obs, obs_dtype)
+
+
+def _require_same_step(envs: VectorEnv) -> None:
+    mode = envs.metadata.get("autoreset_mode")
+    if mode != gymnasium.vector.AutoresetMode.SAME_STEP:
+        raise ConfigError(f"training needs envs with autoreset_mode SAME_STEP, these have {mode}")
