@@ -1,0 +1,203 @@
+"""The HTTP side: every operation as a plain request, JSON for people, frames by content type.
+
+The same sessions and the same rules as the WebSocket stream: a request becomes a frame, the frame is
+performed exactly once, its answer's frame becomes JSON (or PNG, or text).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from multiserverrl import __version__
+from multiserverrl.errors import ConfigError, MisuseError, MultiServerRLError, WireError, error_for
+from multiserverrl.server import jsonrequests, openapi
+from multiserverrl.server.auth import Door
+from multiserverrl.server.sessions import LiveSession, Sessions
+from multiserverrl.server.stream import Stream
+from multiserverrl.wire import frames
+from multiserverrl.wire.jsonvalues import to_json
+from multiserverrl.wire.messages import PROTOCOL_VERSION, Close, Open, Refused, Rendered
+from multiserverrl.wire.messages import Request as WireRequest
+from multiserverrl.wire.trees import unpack_tree
+
+__all__ = ["FRAME_TYPE", "STREAM_PATH", "make_app"]
+
+FRAME_TYPE = "application/vnd.multiserverrl.frame"
+STREAM_PATH = "/v1/stream"
+SECRET_HEADER = "session-secret"
+
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Any, Any], Awaitable[None]]
+
+
+def make_app(sessions: Sessions, door: Door) -> App:
+    """The ASGI application of one server: routes for HTTP, the stream for WebSockets, the door before both."""
+    routes = _Routes(sessions)
+    http = Starlette(
+        routes=[
+            Route("/", routes.index),
+            Route("/health", routes.health),
+            Route("/docs", routes.docs),
+            Route("/openapi.json", routes.openapi),
+            Route("/v1/envs", routes.envs),
+            Route("/v1/sessions", routes.open, methods=["POST"]),
+            Route("/v1/sessions/{session}", routes.close, methods=["DELETE"]),
+            Route("/v1/sessions/{session}/{operation}", routes.operate, methods=["POST"]),
+        ],
+        exception_handlers={MultiServerRLError: _refusal, Exception: _crash},
+    )
+    stream = Stream(sessions)
+
+    async def app(scope: Scope, receive: Any, send: Any) -> None:
+        try:
+            door.check(scope["headers"])
+        except MultiServerRLError as error:
+            await _refuse_at_the_door(scope, receive, send, error)
+            return
+        if scope["type"] == "http":
+            await http(scope, receive, send)
+        elif scope["path"] == STREAM_PATH:
+            await stream(receive, send)
+        else:
+            await _refuse_at_the_door(scope, receive, send, MisuseError(f"WebSockets are at {STREAM_PATH}"))
+
+    return app
+
+
+async def _refuse_at_the_door(scope: Scope, receive: Any, send: Any, error: MultiServerRLError) -> None:
+    response = _error_response(error)
+    if scope["type"] == "websocket":
+        await receive()
+        start = {"type": "websocket.http.response.start", "status": response.status_code, "headers": response.raw_headers}
+        await send(start)
+        await send({"type": "websocket.http.response.body", "body": response.body})
+        return
+    await response(scope, receive, send)
+
+
+def _error_response(error: MultiServerRLError) -> JSONResponse:
+    body = {"error": error.code, "message": str(error.args[0] if error.args else error)}
+    headers = {"Retry-After": "5"} if error.http_status == 503 else None
+    return JSONResponse(body, error.http_status, headers)
+
+
+async def _refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, MultiServerRLError)
+    return _error_response(error)
+
+
+async def _crash(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "internal", "message": "the server failed at this; its log says how"}, 500)
+
+
+class _Routes:
+    """One method a route."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def index(self, request: Request) -> Response:
+        return JSONResponse({"name": "multiserverrl", "version": __version__, "docs": "/docs", "openapi": "/openapi.json"})
+
+    async def health(self, request: Request) -> Response:
+        """Answered by a process that runs no env code, so a busy env never looks dead."""
+        workers = self._sessions.pool.workers
+        up = sum(worker.is_up.is_set() for worker in workers)
+        return JSONResponse({"status": "ok" if up == len(workers) else "degraded", "workers": len(workers), "workers_up": up})
+
+    async def docs(self, request: Request) -> Response:
+        return HTMLResponse(openapi.page())
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(openapi.document())
+
+    async def envs(self, request: Request) -> Response:
+        sessions = self._sessions
+        return JSONResponse(
+            {
+                "protocol": PROTOCOL_VERSION,
+                "version": __version__,
+                "capacity": sessions.config.count,
+                "free": sessions.config.count - sessions.num_open,
+                "envs": [msgspec.to_builtins(env) for env in sessions.envs.values()],
+            }
+        )
+
+    async def open(self, request: Request) -> Response:
+        content, is_frame = await self._content(request)
+        message: WireRequest = frames.decode_request(content)[0] if is_frame else jsonrequests.open_of(content)
+        if not isinstance(message, Open):
+            raise WireError("an open message was expected here")
+        opened = await self._sessions.open(message, None)
+        if is_frame:
+            return Response(frames.encode(opened), 201, media_type=FRAME_TYPE)
+        return JSONResponse({name: msgspec.to_builtins(getattr(opened, name)) for name in opened.__struct_fields__}, 201)
+
+    async def close(self, request: Request) -> Response:
+        session = self._session(request)
+        await self._sessions.close(session, "closed by its client")
+        return JSONResponse({"closed": session.state.id})
+
+    async def operate(self, request: Request) -> Response:
+        session = self._session(request)
+        content, is_frame = await self._content(request)
+        if is_frame:
+            answer = await self._sessions.perform(session, None, content)
+            return Response(answer, media_type=FRAME_TYPE)
+        operation = request.path_params["operation"]
+        message, body = jsonrequests.request_of(operation, content, session.lanes)
+        if isinstance(message, Close):
+            raise MisuseError("close a session with DELETE /v1/sessions/{session}")
+        answer, answer_body = frames.decode_answer(
+            await self._sessions.perform(session, None, frames.encode(message, body))
+        )
+        if isinstance(answer, Refused):
+            raise error_for(answer.code, answer.message)
+        if isinstance(answer, Rendered):
+            return _rendered(answer, request.query_params.get("env", "0"))
+        return JSONResponse(jsonrequests.answer_json(answer, answer_body, session.lanes[message.lane], session.num_envs == 1))
+
+    def _session(self, request: Request) -> LiveSession:
+        session = self._sessions.get(request.path_params["session"])
+        session.state.authenticate(request.headers.get(SECRET_HEADER, ""))
+        return session
+
+    async def _content(self, request: Request) -> tuple[bytes, bool]:
+        """The body, read no further than the limit, and whether it is a frame."""
+        limit = self._sessions.config.max_message_bytes
+        content = bytearray()
+        try:
+            async for part in request.stream():
+                content += part
+                if len(content) > limit:
+                    raise ConfigError(f"the body is larger than {limit} bytes (serve … --max-message-bytes)")
+        except ClientDisconnect as error:
+            raise WireError("the request's body was cut off") from error
+        return bytes(content), request.headers.get("content-type", "") == FRAME_TYPE
+
+
+def _rendered(answer: Rendered, env: str) -> Response:
+    """An image as PNG, text as text, anything else as JSON."""
+    shown = {row: frame for part in answer.frames for row, frame in unpack_tree(part).items()}
+    if not env.isdecimal() or int(env) not in shown:
+        raise MisuseError(f"?env= must name one of the envs 0 to {len(shown) - 1}, not {env[:20]!r}")
+    frame = shown[int(env)]
+    if isinstance(frame, list) and frame and isinstance(frame[-1], np.ndarray):
+        frame = frame[-1]
+    if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim in (2, 3):
+        png = io.BytesIO()
+        Image.fromarray(frame).save(png, "PNG")
+        return Response(png.getvalue(), media_type="image/png")
+    if isinstance(frame, str):
+        return PlainTextResponse(frame)
+    return JSONResponse({"frame": to_json(frame)})

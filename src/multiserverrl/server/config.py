@@ -1,0 +1,74 @@
+"""The server's settings: one frozen dataclass, from which the flags, their help and docs/settings.md come."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass
+
+from multiserverrl.errors import ConfigError
+from multiserverrl.settings import setting
+
+__all__ = ["ServerConfig", "is_loopback"]
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """What `serve` needs to know; a wrong value raises ConfigError that names the flag."""
+
+    env_ids: tuple[str, ...] = ()
+    host: str = setting("localhost", "address to listen on; beyond loopback a token is needed")
+    port: int = setting(1800, "TCP port to listen on; 0 picks a free one")
+    count: int = setting(2, "environments that can be open at once [the origin: real env workers]")
+    workers: int | None = setting(
+        None, "env worker processes that the environments are spread over (default the smaller of count and CPUs)"
+    )
+    servers: int = setting(1, "servers to start in separate processes, on ports PORT, PORT+1, …, each with --count environments")
+    token_file: str | None = setting(None, "file that holds the token clients must show (or set MULTISERVERRL_TOKEN)")
+    allow_host: str = setting("", "further Host names that requests may bear, separated by commas")
+    allow_arg: str = setting("", "constructor arguments that clients may set, separated by commas")
+    allow_attr: str = setting("", "attributes that clients may get, set or call, separated by commas")
+    time_to_live_s: float = setting(120.0, "how long a session outlives its connection", unit="seconds")
+    idle_s: float = setting(3600.0, "how long a session that was opened by plain HTTP may idle", unit="seconds")
+    step_deadline_s: float = setting(30.0, "longest step or reset; past it the env worker is killed", unit="seconds")
+    start_deadline_s: float = setting(120.0, "longest start of an env worker or of its envs", unit="seconds")
+    drain_s: float = setting(5.0, "how long a stopping server waits for steps in flight", unit="seconds")
+    max_message_bytes: int = setting(64 * 2**20, "largest message or body", unit="bytes")
+    max_envs_per_session: int = setting(4096, "most environments of one session")
+
+    def __post_init__(self) -> None:
+        positive = ("count", "servers", "max_message_bytes", "max_envs_per_session")
+        for name in positive + (("workers",) if self.workers is not None else ()):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        for name in ("time_to_live_s", "idle_s", "step_deadline_s", "start_deadline_s", "drain_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"--{name.replace('_', '-')} must be more than 0 seconds, not {getattr(self, name)}")
+        if not 0 <= self.port <= 65535 or self.port + self.servers - 1 > 65535:
+            raise ConfigError(
+                f"--port must be between 0 and 65535 for all {self.servers} server(s), not {self.port}"
+            )
+        if not self.env_ids:
+            raise ConfigError("name at least one environment to serve, for example CartPole-v1")
+        if len(set(self.env_ids)) != len(self.env_ids):
+            raise ConfigError(f"each environment is named once; these are {', '.join(self.env_ids)}")
+
+    @property
+    def num_workers(self) -> int:
+        """Env worker processes of one server."""
+        return min(self.workers or os.cpu_count() or 1, self.count)
+
+    def names(self, setting_name: str) -> frozenset[str]:
+        """The names in a comma-separated setting."""
+        text: str = getattr(self, setting_name)
+        return frozenset(name.strip() for name in text.split(",") if name.strip())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,142 @@
+"""The front: the process that speaks HTTP and WebSocket, keeps the sessions, and owns the env workers.
+
+It runs no env code. SIGTERM drains it: no new sessions, requests in flight are answered, then it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+import msgspec
+import uvicorn
+
+from multiserverrl.errors import MultiServerRLError
+from multiserverrl.observe.log import log, log_to_stderr
+from multiserverrl.server.app import make_app
+from multiserverrl.server.auth import Door
+from multiserverrl.server.config import ServerConfig
+from multiserverrl.server.pool import WorkerPool
+from multiserverrl.server.sessions import Sessions
+
+__all__ = ["FrontConfig", "Ready", "run_front"]
+
+_TICK_S = 0.2
+
+
+class FrontConfig(msgspec.Struct):
+    """What the parent gives a front."""
+
+    server: ServerConfig
+    token: str | None
+
+
+class Ready(msgspec.Struct):
+    """What a front tells its parent once: it is ready (code ""), or why it cannot be."""
+
+    code: str = ""
+    message: str = ""
+
+
+def run_front(config: bytes, fds: list[int]) -> None:
+    """Serve on the listening socket `fds[0]`; say once on the pipe `fds[1]` that it is ready, or why not."""
+    log_to_stderr()
+    front = msgspec.json.decode(config, type=FrontConfig)
+    listener = socket.socket(fileno=fds[0])
+    if sys.platform != "win32":
+        with contextlib.suppress(ImportError):
+            import uvloop  # noqa: PLC0415 - optional
+
+            uvloop.install()
+    asyncio.run(_serve(front, listener, fds[1]))
+
+
+async def _serve(front: FrontConfig, listener: socket.socket, status: int) -> None:
+    config = front.server
+    pool = WorkerPool(config.num_workers, start_deadline_s=config.start_deadline_s)
+    sessions = Sessions(config, pool)
+    try:
+        try:
+            await pool.start()
+            await sessions.learn_envs()
+        except MultiServerRLError as error:
+            _tell(status, Ready(error.code, str(error)))
+            return
+        server = _Server(_uvicorn_config(front, sessions))
+        ticking = asyncio.create_task(_tick(sessions, pool))
+        _drain_on_signal(server, sessions, config.drain_s)
+        _tell(status, Ready())
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            ticking.cancel()
+    finally:
+        await pool.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: `_drain_on_signal` has ours."""
+
+    def capture_signals(self) -> Any:
+        return contextlib.nullcontext()
+
+
+def _uvicorn_config(front: FrontConfig, sessions: Sessions) -> uvicorn.Config:
+    app: Any = make_app(sessions, Door(front.server, front.token))
+    return uvicorn.Config(
+        app,
+        ws="websockets-sansio",
+        ws_max_size=front.server.max_message_bytes,
+        ws_ping_interval=None,  # a client may pause for as long as it likes; TCP keepalive finds dead peers
+        ws_per_message_deflate=False,
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=2,
+    )
+
+
+def _tell(status: int, ready: Ready) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone: so are we, soon
+        os.write(status, msgspec.json.encode(ready) + b"\n")
+    os.close(status)
+
+
+async def _tick(sessions: Sessions, pool: WorkerPool) -> None:
+    """Deadlines and expiries, a few times a second."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(_TICK_S)
+        pool.kill_overdue(loop.time())
+        await sessions.expire()
+
+
+def _drain_on_signal(server: uvicorn.Server, sessions: Sessions, drain_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    draining: list[asyncio.Task[None]] = []
+
+    async def drain() -> None:
+        sessions.is_draining = True
+        deadline = loop.time() + drain_s
+        while sessions.is_busy() and loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        log("front_stopping", sessions=len(sessions.live))
+        server.should_exit = True
+
+    def on_signal() -> None:
+        if draining:  # a second one: at once
+            server.should_exit = server.force_exit = True
+        else:
+            draining.append(loop.create_task(drain()))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)

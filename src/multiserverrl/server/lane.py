@@ -1,0 +1,274 @@
+"""A lane's envs as the front sees them: one shared block, shards on env workers, and what a fault does to them.
+
+The lane carries operations out; whether one may run at all is the session's to say (wire/session).
+Each operation returns the frame of its answer. A worker that dies costs its shard's episodes, marked
+as faults; the other shards' trajectories go on untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from multiserverrl.errors import MisuseError
+from multiserverrl.memory import Block
+from multiserverrl.server.commands import (
+    CallShard,
+    Command,
+    Done,
+    DropShard,
+    Failed,
+    MakeShard,
+    RenderShard,
+    Reply,
+    ResetShard,
+    StepShard,
+    body_offset,
+    pack,
+)
+from multiserverrl.server.pool import Worker, WorkerDied, WorkerPool
+from multiserverrl.wire import frames
+from multiserverrl.wire.actions import ActionCodec
+from multiserverrl.wire.arrays import StepLayout
+from multiserverrl.wire.messages import Call, Called, EnvInfo, Refused, Render, Rendered, Reset, Step, Stepped
+from multiserverrl.wire.spaces import restore_space
+from multiserverrl.wire.trees import pack_tree, unpack_tree
+
+__all__ = ["Lane", "LaneConfig"]
+
+
+@dataclass(frozen=True)
+class LaneConfig:
+    """What all lanes of one session share."""
+
+    env: EnvInfo
+    render_mode: str | None
+    arguments: bytes
+    autoreset_mode: str
+    step_deadline_s: float
+    start_deadline_s: float
+
+
+class _Shard:
+    """Rows first … first+count of the lane, on one env worker."""
+
+    def __init__(self, worker: Worker, key: int, first: int, count: int) -> None:
+        self.worker, self.key, self.first, self.count = worker, key, first, count
+        self.rows = range(first, first + count)
+        self.step_command = pack(StepShard(key))
+        self.generation = worker.generation  # of the worker that holds its envs
+        self.broken = ""  # why its envs are gone, until the caller has been told
+
+    def is_lost(self) -> bool:
+        """Whether the worker that held its envs is gone."""
+        return self.generation != self.worker.generation or not self.worker.is_up.is_set()
+
+
+class Lane:
+    """The envs of one lane. `open` before anything else, `close` at the end."""
+
+    _next_key = 0
+
+    def __init__(self, config: LaneConfig, index: int, placed: list[tuple[Worker, int]]) -> None:
+        self.config, self.index, self.placed = config, index, placed
+        self.num_envs = sum(count for _, count in placed)
+        self.codec = ActionCodec(restore_space(config.env.action_space), self.num_envs)
+        self.layout = StepLayout(restore_space(config.env.observation_space), self.num_envs)
+        self._offset = body_offset(self.codec)
+        self._block = Block.create(self._offset + self.layout.size_bytes, "lane")
+        self._actions = self._block.buffer[: self.codec.size_bytes]
+        self._body = self._block.buffer[self._offset : self._offset + self.layout.size_bytes]
+        self._last_body = bytes(self.layout.size_bytes)  # as answered: what a fault falls back on
+        self._last_loose: dict[int, Any] = {}
+        self._was_reset = False
+        # rows that must be reset before the next step; None where something else resets them
+        self._ended = np.zeros(self.num_envs, bool) if config.autoreset_mode == "disabled" else None
+        self._shards: list[_Shard] = []
+        first = 0
+        for worker, count in placed:
+            Lane._next_key += 1
+            self._shards.append(_Shard(worker, Lane._next_key, first, count))
+            first += count
+
+    async def open(self) -> None:
+        """Make the envs; the error of the first that cannot be made."""
+        await _all([self._make(shard) for shard in self._shards])
+
+    async def close(self) -> None:
+        """Close the envs and give the block back."""
+        futures = [s.worker.call(pack(DropShard(s.key)), self.config.step_deadline_s) for s in self._shards if not s.is_lost()]
+        await asyncio.gather(*futures, return_exceptions=True)
+        self._actions.release()
+        self._body.release()
+        self._block.close()
+
+    def check(self, request: Step | Reset | Render | Call, body: memoryview) -> Any:
+        """The check at the door, before anything is touched: ActionError or MisuseError. Returns loose actions."""
+        if isinstance(request, Step):
+            if not self._was_reset:
+                raise MisuseError("reset() before the first step()")
+            if self._ended is not None and self._ended.any():
+                rows = np.flatnonzero(self._ended).tolist()
+                raise MisuseError(f"env {rows} has ended; reset it with options={{'reset_mask': …}} before the next step")
+            if self.codec.layout is not None:
+                self.codec.check(body)
+                return None
+            return self.codec.check_tree(unpack_tree(request.actions))
+        if isinstance(request, Reset):
+            self._check_reset(request)
+        elif isinstance(request, Render) and self.config.render_mode is None:
+            raise MisuseError("nothing to render: the session was opened without a render_mode")
+        return None
+
+    def _check_reset(self, request: Reset) -> None:
+        if request.seeds is not None and len(request.seeds) != self.num_envs:
+            raise MisuseError(f"{self.num_envs} seeds were expected, one an env, not {len(request.seeds)}")
+        if request.mask is not None and (len(request.mask) != self.num_envs or not any(request.mask)):
+            raise MisuseError(f"the mask must have {self.num_envs} bytes, one an env, at least one of them not 0")
+        if request.mask is not None and not all(request.mask) and not self._was_reset:
+            raise MisuseError("the first reset() must be of all envs")
+        if request.options and not isinstance(unpack_tree(request.options), dict):
+            raise MisuseError("reset options must be a dict")
+
+    async def step(self, request: Step, body: memoryview, loose: list[Any] | None) -> bytes:
+        """Every env once."""
+        self._actions[:] = body
+        if len(self._shards) == 1 and not self._shards[0].is_lost() and loose is None:
+            shard = self._shards[0]  # the usual case, with nothing to gather
+            try:
+                reply = await shard.worker.call(shard.step_command, self.config.step_deadline_s)
+            except WorkerDied as died:
+                reply = await self._recover(shard, str(died))
+            return self._answer(request, [reply])
+        return self._answer(request, await _all([self._step_shard(shard, loose) for shard in self._shards]))
+
+    async def _step_shard(self, shard: _Shard, loose: list[Any] | None) -> Reply:
+        if shard.is_lost() or shard.broken:
+            return await self._recover(shard, shard.broken or f"env worker {shard.worker.index} was started again")
+        command = shard.step_command
+        if loose is not None:
+            command = pack(StepShard(shard.key, pack_tree([loose[row] for row in shard.rows])))
+        try:
+            return await shard.worker.call(command, self.config.step_deadline_s)
+        except WorkerDied as died:
+            return await self._recover(shard, str(died))
+
+    async def reset(self, request: Reset) -> bytes:
+        """Reset the envs that the mask names."""
+        replies = await _all([self._reset_shard(shard, request) for shard in self._shards])
+        self._was_reset = True
+        return self._answer(request, [reply for reply in replies if reply is not None])
+
+    async def _reset_shard(self, shard: _Shard, request: Reset) -> Reply | None:
+        mask = None if request.mask is None else request.mask[shard.first : shard.first + shard.count]
+        if mask is not None and not any(mask):
+            return None
+        seeds = None if request.seeds is None else request.seeds[shard.first : shard.first + shard.count]
+        command = pack(ResetShard(shard.key, seeds, request.options, mask))
+        if shard.is_lost():
+            await self._make(shard)
+        shard.broken = ""
+        return await shard.worker.call(command, self.config.step_deadline_s)
+
+    async def render(self, request: Render) -> bytes:
+        """What each env renders now."""
+        return await self._gathered(request, lambda shard: RenderShard(shard.key))
+
+    async def call(self, request: Call) -> bytes:
+        """Get, set or call an attribute of each env."""
+        return await self._gathered(request, lambda shard: CallShard(shard.key, request.kind, request.name, request.values))
+
+    async def _gathered(self, request: Render | Call, command: Any) -> bytes:
+        async def ask(shard: _Shard) -> Reply:
+            if shard.is_lost():
+                await self._make(shard)
+                shard.broken = shard.broken or f"env worker {shard.worker.index} was started again"
+            made: Command = command(shard)
+            return await shard.worker.call(pack(made), self.config.step_deadline_s)
+
+        replies = await _all([ask(shard) for shard in self._shards])
+        failed = next((reply for reply in replies if isinstance(reply, Failed)), None)
+        if failed is not None:
+            return self._refused(request, failed)
+        values = [reply.values for reply in replies if isinstance(reply, Done)]
+        kind = Rendered if isinstance(request, Render) else Called
+        return frames.encode(kind(self.index, request.seq, values))
+
+    async def _make(self, shard: _Shard) -> None:
+        config = self.config
+        await asyncio.wait_for(shard.worker.is_up.wait(), config.start_deadline_s)
+        command = MakeShard(
+            shard.key, config.env, config.render_mode, config.arguments, config.autoreset_mode,
+            self._block.handle, self.num_envs, shard.first, shard.count,
+        )  # fmt: skip
+        generation = shard.worker.generation
+        await shard.worker.ask(command, config.start_deadline_s)
+        shard.generation = generation
+
+    async def _recover(self, shard: _Shard, cause: str) -> Reply:
+        """The shard's envs are gone: make them anew, and answer for them with their last observations, truncated."""
+        shard.broken = cause
+        rows, mode = shard.rows, self.config.autoreset_mode
+        last = self._last_observations(shard)
+        await self._make(shard)
+        infos: dict[int, dict[str, Any]] = {row: {"multiserverrl": {"fault": cause, "traceback": ""}} for row in rows}
+        values = b""
+        if mode == "same_step":
+            reply = await shard.worker.ask(ResetShard(shard.key, None, b"", None), self.config.step_deadline_s)
+            assert isinstance(reply, Done)
+            for row, info in (unpack_tree(reply.infos) if reply.infos else {}).items():
+                infos[row] = {**info, **infos[row]}
+            infos = {row: {"final_obs": last[row], "final_info": {}, **info} for row, info in infos.items()}
+            values = reply.values
+        else:
+            self._restore_rows(shard, last)
+            values = b"" if self.layout.is_fixed else pack_tree(last)
+        self.layout.rewards(self._body)[shard.first : shard.first + shard.count] = 0.0
+        self.layout.terminated(self._body)[shard.first : shard.first + shard.count] = False
+        self.layout.truncated(self._body)[shard.first : shard.first + shard.count] = True
+        shard.broken = ""
+        return Done(pack_tree(infos), values)
+
+    def _last_observations(self, shard: _Shard) -> dict[int, Any]:
+        if not self.layout.is_fixed:
+            return {row: self._last_loose.get(row) for row in shard.rows}
+        return {row: self.layout.row(bytearray(self._last_body), row) for row in shard.rows}
+
+    def _restore_rows(self, shard: _Shard, last: dict[int, Any]) -> None:
+        """The worker may have died while it wrote."""
+        if self.layout.is_fixed:
+            for now, before in zip(self.layout.arrays(self._body), self.layout.arrays(bytearray(self._last_body)), strict=True):
+                now[shard.first : shard.first + shard.count] = before[shard.first : shard.first + shard.count]
+
+    def _answer(self, request: Step | Reset, replies: list[Reply]) -> bytes:
+        infos, loose = [], []
+        for reply in replies:
+            if isinstance(reply, Failed):
+                return self._refused(request, reply)
+            assert isinstance(reply, Done)
+            if reply.infos:
+                infos.append(reply.infos)
+            if reply.values:
+                loose.append(reply.values)
+                self._last_loose.update(unpack_tree(reply.values))
+        self._last_body = bytes(self._body)
+        if self._ended is not None:
+            self._ended = self.layout.terminated(self._last_body) | self.layout.truncated(self._last_body)
+        if not self.layout.is_fixed and isinstance(request, Reset) and request.mask is not None:
+            loose = [pack_tree(self._last_loose)]  # the envs that were not reset keep their observation
+        return frames.encode(Stepped(self.index, request.seq, infos, loose), self._last_body)
+
+    def _refused(self, request: Step | Reset | Render | Call, failed: Failed) -> bytes:
+        return frames.encode(Refused(self.index, request.seq, failed.code, failed.message, failed.traceback, True))
+
+
+async def _all(waiting: list[Any]) -> list[Any]:
+    """Await them all, then raise the first error: no shard is left running behind a caller's back."""
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return list(results)

@@ -1,0 +1,225 @@
+"""The env workers of one server: started, spoken to, watched, and started again when they die.
+
+A worker answers its commands in order. One whose oldest command passes its deadline is killed; every
+command it had waiting ends in WorkerDied. Its shards are the lanes' business (see `lane`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from multiserverrl.errors import PeerError, error_for
+from multiserverrl.observe.log import log
+from multiserverrl.processes import Child, cause_of_exit, start_child
+from multiserverrl.server.commands import (
+    LENGTH,
+    Command,
+    Failed,
+    Probe,
+    Probed,
+    Reply,
+    decode_reply,
+    pack,
+)
+from multiserverrl.wire.messages import EnvInfo
+
+__all__ = ["Worker", "WorkerDied", "WorkerPool"]
+
+_BACK_OFF_S = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_STABLE_AFTER_S = 60.0
+
+
+class WorkerDied(PeerError):
+    """The env worker ended, or was killed past its deadline, before it answered."""
+
+    code = "worker_died"
+
+
+class Worker(asyncio.Protocol):
+    """One env worker as the front sees it: `call` a command, await its reply."""
+
+    def __init__(self, index: int, on_death: Callable[[Worker, str], None]) -> None:
+        self.index, self._on_death = index, on_death
+        self.child: Child | None = None
+        self.num_envs = 0  # what the pool has put on it
+        self.generation = 0  # how often it was started
+        self.is_up = asyncio.Event()
+        self.failure_cause = ""  # set when it is killed on purpose
+        self._transport: asyncio.Transport | None = None
+        self._waiting: deque[tuple[asyncio.Future[Reply], float]] = deque()
+        self._head_since = 0.0
+        self._arrived = bytearray()
+        self._loop = asyncio.get_running_loop()
+
+    def call(self, command: bytes, deadline_s: float) -> asyncio.Future[Reply]:
+        """Send a packed command; the future gives its reply, or WorkerDied."""
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        if self._transport is None:
+            future.set_exception(WorkerDied(f"env worker {self.index} is not running"))
+            return future
+        if not self._waiting:
+            self._head_since = self._loop.time()
+        self._waiting.append((future, deadline_s))
+        self._transport.write(command)
+        return future
+
+    async def ask(self, command: Command, deadline_s: float) -> Reply:
+        """Like `call`; a Failed reply is raised as its error."""
+        reply = await self.call(pack(command), deadline_s)
+        if isinstance(reply, Failed):
+            raise error_for(reply.code, f"{reply.message}\n{reply.traceback}" if reply.traceback else reply.message)
+        return reply
+
+    def overdue_s(self, now: float) -> float:
+        """By how much its oldest command is past its deadline; negative while it is not."""
+        return now - self._head_since - self._waiting[0][1] if self._waiting else -1.0
+
+    async def start(self) -> None:
+        """Start the process and the socket to it."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            self.child = start_child(
+                "multiserverrl.server.worker:run_worker", b"", name=f"env worker {self.index}", fds=[theirs.fileno()]
+            )
+        finally:
+            theirs.close()
+        self.generation += 1
+        self.failure_cause = ""
+        self._arrived.clear()
+        await self._loop.connect_accepted_socket(lambda: self, ours)
+        self.is_up.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        arrived = self._arrived
+        arrived += data
+        while len(arrived) >= LENGTH.size and len(arrived) >= LENGTH.size + LENGTH.unpack_from(arrived)[0]:
+            end = LENGTH.size + LENGTH.unpack_from(arrived)[0]
+            content = bytes(arrived[LENGTH.size : end])
+            del arrived[:end]
+            self._reply(content)
+
+    def _reply(self, content: bytes) -> None:
+        future, _ = self._waiting.popleft()
+        self._head_since = self._loop.time()
+        if not future.done():
+            future.set_result(decode_reply(content))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self.is_up.clear()
+        cause = self.failure_cause or self._exit_cause()
+        for future, _ in self._waiting:
+            if not future.done():
+                future.set_exception(WorkerDied(f"env worker {self.index} ended: {cause}"))
+        self._waiting.clear()
+        self._on_death(self, cause)
+
+    def _exit_cause(self) -> str:
+        assert self.child is not None
+        code = self.child.wait(1.0)
+        if code is None:
+            self.child.kill()
+            return "it closed its socket"
+        return cause_of_exit(code)
+
+    def kill(self, cause: str) -> None:
+        """End it at once; everything that waits on it ends in WorkerDied with this cause."""
+        self.failure_cause = cause
+        if self.child is not None:
+            self.child.kill()
+
+    def close(self) -> None:
+        """Hang up: the worker closes its envs and ends by itself."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+class WorkerPool:
+    """All env workers of the server."""
+
+    def __init__(self, num_workers: int, *, start_deadline_s: float) -> None:
+        self._start_deadline_s = start_deadline_s
+        self.workers = [Worker(index, self._died) for index in range(num_workers)]
+        self.restarts = 0
+        self._deaths: dict[int, list[float]] = {}
+        self._restarting: set[asyncio.Task[None]] = set()
+        self._is_closing = False
+
+    async def start(self) -> None:
+        """Start them all."""
+        for worker in self.workers:
+            await worker.start()
+
+    async def probe(self, env_id: str, render_mode: str | None, arguments: bytes) -> EnvInfo:
+        """What an environment is, from the env worker with the fewest envs."""
+        worker = min(self.workers, key=lambda candidate: candidate.num_envs)
+        await asyncio.wait_for(worker.is_up.wait(), self._start_deadline_s)
+        reply = await worker.ask(Probe(env_id, render_mode, arguments), self._start_deadline_s)
+        assert isinstance(reply, Probed)
+        return reply.env
+
+    def place(self, num_envs: int) -> list[tuple[Worker, int]]:
+        """Spread envs over the workers, fewest first; (worker, how many), counted until `release`."""
+        placed: dict[int, int] = {}
+        for _ in range(num_envs):
+            worker = min(self.workers, key=lambda candidate: candidate.num_envs)
+            worker.num_envs += 1
+            placed[worker.index] = placed.get(worker.index, 0) + 1
+        return [(self.workers[index], count) for index, count in sorted(placed.items())]
+
+    @staticmethod
+    def release(placed: list[tuple[Worker, int]]) -> None:
+        """Take envs off the books again."""
+        for worker, count in placed:
+            worker.num_envs -= count
+
+    def kill_overdue(self, now: float) -> None:
+        """Kill every worker whose oldest command is past its deadline."""
+        for worker in self.workers:
+            if worker.overdue_s(now) > 0 and not worker.failure_cause:
+                log("env_worker_overdue", worker=worker.index, late_s=round(worker.overdue_s(now), 2))
+                worker.kill("it passed the step deadline")
+
+    def _died(self, worker: Worker, cause: str) -> None:
+        if self._is_closing:
+            return
+        log("env_worker_died", worker=worker.index, cause=cause, starts=worker.generation)
+        task = asyncio.get_running_loop().create_task(self._restart(worker))
+        self._restarting.add(task)
+        task.add_done_callback(self._restarting.discard)
+
+    async def _restart(self, worker: Worker) -> None:
+        now = asyncio.get_running_loop().time()
+        recent = [at for at in self._deaths.get(worker.index, []) if now - at < _STABLE_AFTER_S]
+        self._deaths[worker.index] = [*recent, now]
+        await asyncio.sleep(_BACK_OFF_S[min(len(recent), len(_BACK_OFF_S) - 1)])
+        if self._is_closing:
+            return
+        await worker.start()
+        self.restarts += 1
+        log("env_worker_restarted", worker=worker.index, starts=worker.generation)
+
+    async def close(self, grace_s: float = 2.0) -> None:
+        """End every worker: they close their envs, or are killed after `grace_s`."""
+        self._is_closing = True
+        for task in self._restarting:
+            task.cancel()
+        for worker in self.workers:
+            worker.close()
+        deadline = asyncio.get_running_loop().time() + grace_s
+        for worker in self.workers:
+            if worker.child is None:
+                continue
+            while worker.child.exitcode() is None and asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(0.01)
+            with contextlib.suppress(ProcessLookupError):
+                worker.child.kill()

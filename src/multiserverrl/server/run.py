@@ -1,0 +1,247 @@
+"""The parent of an env server: binds the ports, starts a front for each, starts again what dies.
+
+It runs no env code. The listening sockets are the parent's, so a front that dies is replaced behind
+the same port: clients that connect meanwhile wait in the backlog.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from multiserverrl.errors import ConfigError, PeerError, error_for
+from multiserverrl.observe.log import log, log_to_stderr
+from multiserverrl.processes import Child, cause_of_exit, start_child
+from multiserverrl.server.auth import TOKEN_VARIABLE, read_token
+from multiserverrl.server.config import ServerConfig
+from multiserverrl.server.front import FrontConfig, Ready
+
+__all__ = ["RunningServer", "serve", "start_server"]
+
+_BACK_OFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_STABLE_AFTER_S = 60.0
+_KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+
+
+@dataclass
+class _Front:
+    config: ServerConfig
+    listener: socket.socket
+    child: Child
+    ready_fd: int | None
+    started_at: float
+    restarts: int = 0
+
+
+class RunningServer:
+    """The fronts of one `serve`, owned by the calling process. Call `poll` often, and `stop` at the end."""
+
+    def __init__(self, config: ServerConfig, token: str | None, listeners: list[socket.socket]) -> None:
+        self._token = token
+        self._stopping = False
+        self._fronts = []
+        for listener in listeners:
+            port = listener.getsockname()[1]
+            self._fronts.append(self._start(replace(config, port=port), listener))
+        host = listeners[0].getsockname()[0]
+        shown = f"[{host}]" if ":" in host else host
+        self.urls = [f"http://{shown}:{front.config.port}" for front in self._fronts]
+
+    @property
+    def url(self) -> str:
+        """The first server's address."""
+        return self.urls[0]
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Block until every front serves; the error of one that cannot."""
+        deadline = time.monotonic() + timeout_s
+        for front in self._fronts:
+            assert front.ready_fd is not None
+            told = _read_line(front.ready_fd, deadline)
+            os.close(front.ready_fd)
+            front.ready_fd = None
+            if not told:
+                code = front.child.wait(1.0)
+                cause = "it took too long" if code is None else cause_of_exit(code)
+                raise PeerError(f"the env server on port {front.config.port} did not start: {cause}")
+            ready = msgspec.json.decode(told, type=Ready)
+            if ready.code:
+                raise error_for(ready.code, ready.message)
+
+    def poll(self) -> None:
+        """Start again every front that died."""
+        for index, front in enumerate(self._fronts):
+            code = front.child.exitcode()
+            if code is None or self._stopping:
+                continue
+            lived_s = time.monotonic() - front.started_at
+            restarts = 0 if lived_s > _STABLE_AFTER_S else front.restarts
+            if lived_s < _BACK_OFF_S[min(restarts, len(_BACK_OFF_S) - 1)]:
+                continue
+            log("front_died", port=front.config.port, cause=cause_of_exit(code), restarts=restarts)
+            self._fronts[index] = self._start(front.config, front.listener)
+            self._fronts[index].restarts = restarts + 1
+
+    def pids(self) -> list[int]:
+        """The fronts' process ids."""
+        return [front.child.pid for front in self._fronts]
+
+    def send_signal(self, number: int) -> None:
+        """Pass a signal on to every front."""
+        for front in self._fronts:
+            front.child.send_signal(number)
+
+    def stop(self, grace_s: float = 10.0) -> None:
+        """Drain and end every front, and give the ports back."""
+        self._stopping = True
+        self.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        for front in self._fronts:
+            if front.child.wait(max(0.0, deadline - time.monotonic())) is None:
+                front.child.kill()
+            front.listener.close()
+            if front.ready_fd is not None:
+                os.close(front.ready_fd)
+                front.ready_fd = None
+
+    def _start(self, config: ServerConfig, listener: socket.socket) -> _Front:
+        ready, tell = os.pipe()
+        try:
+            content = msgspec.json.encode(FrontConfig(config, self._token))
+            child = start_child(
+                "multiserverrl.server.front:run_front", content,
+                name=f"front on port {config.port}", fds=[listener.fileno(), tell],
+            )  # fmt: skip
+        finally:
+            os.close(tell)
+        return _Front(config, listener, child, ready, time.monotonic())
+
+
+def start_server(config: ServerConfig) -> RunningServer:
+    """Start the servers as children of this process (from its main thread); returns when they serve.
+
+    ConfigError for a port in use or a token that is needed; UnknownEnvError for an env that is not there.
+    """
+    token = read_token(config)
+    server = RunningServer(config, token, _listen(config))
+    try:
+        server.wait_ready(config.start_deadline_s)
+    except BaseException:
+        server.stop(2.0)
+        raise
+    return server
+
+
+def serve(config: ServerConfig) -> int:
+    """The `serve` command: start, say so, watch, and stop on SIGTERM or Ctrl-C. Returns the exit code."""
+    log_to_stderr()
+    wake, signals = _catch_signals()
+    server = start_server(config)
+    try:
+        _announce(config, server)
+        while not signals:
+            select.select([wake], [], [], 0.2)
+            server.poll()
+        log("stopping", signal=signal.Signals(signals[0]).name)
+        _stop_with_patience(server, signals, config.drain_s)
+    finally:
+        server.stop()
+    return 0
+
+
+def _stop_with_patience(server: RunningServer, signals: list[int], drain_s: float) -> None:
+    """A second signal does not wait for steps in flight."""
+    server.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + drain_s + 4.0
+    while time.monotonic() < deadline and any(front.child.exitcode() is None for front in server._fronts):
+        if len(signals) > 1:
+            server.send_signal(signal.SIGTERM)
+            return
+        time.sleep(0.02)
+
+
+def _catch_signals() -> tuple[int, list[int]]:
+    """A descriptor that becomes readable on a signal, and the list of those that came."""
+    wake, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    signals: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda caught, _: signals.append(caught))
+    return wake, signals
+
+
+def _listen(config: ServerConfig) -> list[socket.socket]:
+    """A listening socket for each port; ConfigError when one is in use."""
+    listeners: list[socket.socket] = []
+    try:
+        for offset in range(config.servers):
+            listeners.append(_listener(config.host, config.port + offset if config.port else 0))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ConfigError(f"--host {host} is not an address of this machine: {error.strerror}") from error
+    family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit these
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for name, value in _KEEPALIVE:
+            if hasattr(socket, name):
+                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port {port} on {host} is in use; choose another with --port (0 picks a free one)") from error
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+def _read_line(fd: int, deadline: float) -> bytes:
+    """One line from a pipe; what there is of it when the pipe ends or the time is over."""
+    content = b""
+    while not content.endswith(b"\n"):
+        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            return b""
+        part = os.read(fd, 4096)
+        if not part:
+            break
+        content += part
+    return content
+
+
+def _announce(config: ServerConfig, server: RunningServer) -> None:
+    """What is served where, and one line to paste on the training machine."""
+    host, port = config.host, server._fronts[0].config.port
+    envs = ", ".join(config.env_ids)
+    where = server.urls[0] if len(server.urls) == 1 else f"{server.urls[0]} … {server.urls[-1]}"
+    print(f"serving {envs} on {where}: {config.count} environments each, {config.num_workers} env worker(s) each")
+    parts = ["multiserverrl train", f"--host {host}", f"--port {port}"]
+    if len(config.env_ids) > 1:
+        parts.insert(1, config.env_ids[0])
+    if config.servers > 1:
+        parts.append(f"--servers {config.servers}")
+    needs_token = bool(os.environ.get(TOKEN_VARIABLE) or config.token_file)
+    print(f"train on it:  {f'{TOKEN_VARIABLE}=… ' if needs_token else ''}{' '.join(parts)}")
+    sys.stdout.flush()
+

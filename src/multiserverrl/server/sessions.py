@@ -1,0 +1,331 @@
+"""All sessions of one server: who holds which envs, until when, and one request after the other, exactly once.
+
+Requests come from the stream (WebSocket) and from the routes (HTTP) as frames; the same rules hold
+for both. Times are the event loop's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from multiserverrl.errors import (
+    ConfigError,
+    EnvFault,
+    MultiServerRLError,
+    NotAllowedError,
+    ServerFull,
+    SessionLost,
+    UnknownEnvError,
+    VersionMismatch,
+    WireError,
+)
+from multiserverrl.observe.log import log
+from multiserverrl.server.config import ServerConfig
+from multiserverrl.server.lane import Lane, LaneConfig
+from multiserverrl.server.pool import WorkerDied, WorkerPool
+from multiserverrl.wire import frames
+from multiserverrl.wire.messages import (
+    AUTORESET_MODES,
+    PROTOCOL_VERSION,
+    Call,
+    Close,
+    Closed,
+    EnvInfo,
+    Open,
+    Opened,
+    Refused,
+    Render,
+    Reset,
+    Resume,
+    Resumed,
+    Step,
+)
+from multiserverrl.wire.session import ServerLane, ServerSession, Verdict, digest_of
+from multiserverrl.wire.trees import unpack_tree
+
+__all__ = ["LiveSession", "Sessions"]
+
+
+class LiveSession:
+    """A session with its envs, and the futures of those who wait for a running request's answer."""
+
+    def __init__(self, state: ServerSession, lanes: list[Lane], render_mode: str | None) -> None:
+        self.state, self.lanes, self.render_mode = state, lanes, render_mode
+        self.num_envs = sum(lane.num_envs for lane in lanes)
+        self.env = lanes[0].config.env
+        self.waiters: dict[int, list[asyncio.Future[bytes]]] = {}
+
+
+class Sessions:
+    """Opens, resumes, carries out, expires and closes."""
+
+    def __init__(self, config: ServerConfig, pool: WorkerPool) -> None:
+        self.config, self.pool = config, pool
+        self.envs: dict[str, EnvInfo] = {}
+        self.live: dict[str, LiveSession] = {}
+        self.num_open = 0  # envs that are open, or being opened
+        self.is_draining = False
+        self.fence: Callable[[int], None] = lambda connection: None  # set by the stream: closes that connection
+        self._probed: dict[tuple[str, str | None, bytes], EnvInfo] = {}
+        self._freed = asyncio.Condition()
+        self._now = asyncio.get_running_loop().time
+
+    async def learn_envs(self) -> None:
+        """Ask the workers what the listed environments are; the error of the first that cannot be served."""
+        for env_id in self.config.env_ids:
+            self.envs[env_id] = await self.pool.probe(env_id, None, b"")
+
+    # -- opening ---------------------------------------------------------------------------------
+
+    async def open(self, request: Open, connection: int | None) -> Opened:
+        """A new session; refused before any env is made when something about it is wrong."""
+        _check_version(request.version)
+        env_id = self._env_id(request)
+        lanes = self._check_open(request)
+        if request.owner is not None:
+            await self._close_owner(request.owner)
+        await self._take(request.num_envs, request.wait_s)
+        placed: list[Any] = []
+        try:
+            env = await self._describe(env_id, request)
+            config = LaneConfig(
+                env, request.render_mode, request.arguments, request.autoreset_mode,
+                self.config.step_deadline_s, self.config.start_deadline_s,
+            )  # fmt: skip
+            made = []
+            for index, size in enumerate(lanes):
+                placed.append(self.pool.place(size))
+                made.append(Lane(config, index, placed[-1]))
+            await self._open_lanes(made)
+        except BaseException:
+            for part in placed:
+                self.pool.release(part)
+            await self._give_back(request.num_envs)
+            raise
+        state = ServerSession(secrets.token_hex(8), secrets.token_urlsafe(24), len(lanes), self._now(), owner=request.owner)
+        if connection is not None:
+            state.attach(connection, self._now())
+        self.live[state.id] = LiveSession(state, made, request.render_mode)
+        log("session_opened", session=state.id, env=env_id, num_envs=request.num_envs)
+        return Opened(state.id, state.secret, state.incarnation, lanes, env, self.config.time_to_live_s)
+
+    async def _open_lanes(self, lanes: list[Lane]) -> None:
+        results = await asyncio.gather(*(lane.open() for lane in lanes), return_exceptions=True)
+        error = next((result for result in results if isinstance(result, BaseException)), None)
+        if error is not None:
+            await asyncio.gather(*(lane.close() for lane in lanes), return_exceptions=True)
+            raise error
+
+    def _env_id(self, request: Open) -> str:
+        if request.env_id is None:
+            if len(self.envs) == 1:
+                return next(iter(self.envs))
+            raise UnknownEnvError(f"this server serves {', '.join(self.envs)}: say which")
+        if request.env_id not in self.envs:
+            close = difflib.get_close_matches(request.env_id, list(self.envs), n=3, cutoff=0.5)
+            hint = f"; did you mean {', '.join(close)}?" if close else ""
+            raise UnknownEnvError(f"{request.env_id} is not served here{hint} (served: {', '.join(self.envs)})")
+        return request.env_id
+
+    def _check_open(self, request: Open) -> list[int]:
+        """The lanes' sizes; ConfigError or NotAllowedError for what cannot be."""
+        if self.is_draining:
+            raise ServerFull("the server is stopping; try again in a few seconds")
+        if not 1 <= request.num_envs <= self.config.max_envs_per_session:
+            raise ConfigError(f"num_envs must be between 1 and {self.config.max_envs_per_session}, not {request.num_envs}")
+        if request.num_envs > self.config.count:
+            raise ServerFull(f"{request.num_envs} environments were asked for; this server has {self.config.count} in all (--count)")
+        lanes = request.lanes or [request.num_envs]
+        if min(lanes) < 1 or sum(lanes) != request.num_envs:
+            raise ConfigError(f"the lanes {lanes} must be of at least 1 env and together have {request.num_envs}")
+        if request.autoreset_mode not in ("none", *AUTORESET_MODES) or (
+            request.autoreset_mode == "none" and request.num_envs > 1
+        ):
+            raise ConfigError(f"autoreset_mode must be one of {', '.join(AUTORESET_MODES)}, not {request.autoreset_mode!r}")
+        if request.arguments:
+            arguments = unpack_tree(request.arguments)
+            if not isinstance(arguments, dict):
+                raise WireError("the env's arguments must be a dict")
+            refused = [str(name) for name in arguments if name not in self.config.names("allow_arg")]
+            if refused:
+                raise NotAllowedError(f"the operator does not let clients set {', '.join(refused)} (serve … --allow-arg)")
+        return list(lanes)
+
+    async def _describe(self, env_id: str, request: Open) -> EnvInfo:
+        """The env as this session's arguments make it; asked for once, then known."""
+        modes = self.envs[env_id].render_modes
+        if request.render_mode is not None and request.render_mode not in modes:
+            raise ConfigError(f"{env_id} has no render_mode {request.render_mode!r}; it has {', '.join(modes) or 'none'}")
+        if request.render_mode is None and not request.arguments:
+            return self.envs[env_id]
+        key = (env_id, request.render_mode, request.arguments)
+        if key not in self._probed:
+            if len(self._probed) > 256:
+                self._probed.clear()
+            self._probed[key] = await self.pool.probe(*key)
+        return self._probed[key]
+
+    async def _take(self, num_envs: int, wait_s: float) -> None:
+        """Reserve envs; waits up to `wait_s` for them, then ServerFull says who holds them until when."""
+        async with self._freed:
+            try:
+                await asyncio.wait_for(self._freed.wait_for(lambda: self.num_open + num_envs <= self.config.count), wait_s or 0.001)
+            except TimeoutError:
+                raise ServerFull(self._who_holds(num_envs)) from None
+            self.num_open += num_envs
+
+    def _who_holds(self, num_envs: int) -> str:
+        free = self.config.count - self.num_open
+        now, held = self._now(), []
+        for session in list(self.live.values())[:8]:
+            ends = session.state.expires_at(self.config.time_to_live_s, self.config.idle_s)
+            until = "while it is connected" if ends is None else f"for {max(0.0, ends - now):.0f} s at most"
+            name = session.state.owner or f"session {session.state.id}"
+            held.append(f"{name} holds {session.num_envs} {until}")
+        return f"{num_envs} environments were asked for, {free} of {self.config.count} are free: {'; '.join(held)}"
+
+    async def _give_back(self, num_envs: int) -> None:
+        async with self._freed:
+            self.num_open -= num_envs
+            self._freed.notify_all()
+
+    # -- resuming, closing -----------------------------------------------------------------------
+
+    def resume(self, request: Resume, connection: int) -> tuple[LiveSession, Resumed]:
+        """The session goes on over this connection; the one that held it is fenced."""
+        _check_version(request.version)
+        session = self.get(request.session)
+        fenced = session.state.resume(connection, request.secret, request.incarnation, self._now())
+        if fenced is not None and fenced != connection:
+            self.fence(fenced)
+        return session, Resumed(session.state.incarnation, [lane.last_seq for lane in session.state.lanes])
+
+    def get(self, session_id: str) -> LiveSession:
+        """SessionLost for one that does not exist, or does no more."""
+        session = self.live.get(session_id)
+        if session is None:
+            raise SessionLost(f"session {session_id[:32]} is not known here: it was closed, it expired, or the server was started again")
+        return session
+
+    def disconnected(self, session: LiveSession, connection: int) -> None:
+        """A connection ended; the session's time to live begins."""
+        session.state.detach(connection, self._now())
+
+    async def close(self, session: LiveSession, reason: str) -> None:
+        """End a session and free its envs."""
+        if self.live.pop(session.state.id, None) is None:
+            return
+        log("session_closed", session=session.state.id, reason=reason)
+        if session.state.connection is not None and reason != "closed by its client":
+            self.fence(session.state.connection)
+        try:
+            await asyncio.gather(*(lane.close() for lane in session.lanes), return_exceptions=True)
+        finally:
+            for lane in session.lanes:
+                self.pool.release(lane.placed)
+            await self._give_back(session.num_envs)
+
+    async def _close_owner(self, owner: str) -> None:
+        for session in [live for live in self.live.values() if live.state.owner == owner]:
+            await self.close(session, "its owner opened another")
+
+    async def expire(self) -> None:
+        """Close every session whose time is over."""
+        now = self._now()
+        for session in list(self.live.values()):
+            ends = session.state.expires_at(self.config.time_to_live_s, self.config.idle_s)
+            if ends is not None and ends <= now:
+                await self.close(session, "its time was over")
+
+    def is_busy(self) -> bool:
+        """Whether any request runs."""
+        return any(lane.running_seq is not None for session in self.live.values() for lane in session.state.lanes)
+
+    # -- requests --------------------------------------------------------------------------------
+
+    async def perform(self, session: LiveSession, connection: int | None, frame: bytes) -> bytes:
+        """Carry a frame's request out, exactly once, and return the frame of its answer."""
+        request, body = frames.decode_request(frame)
+        if isinstance(request, (Open, Resume)):
+            raise WireError("a session is already open on this connection")
+        try:
+            state = session.state
+            state.check_holder(connection)
+            state.last_seen = self._now()
+            lane = state.lane(request.lane)
+            verdict = lane.offer(request.seq, digest_of(frame))
+            if verdict is Verdict.REPEAT:
+                return lane.answer
+            if verdict is Verdict.WAIT:
+                waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+                session.waiters.setdefault(request.lane, []).append(waiter)
+                return await waiter
+            return await self._run(session, lane, request, body)
+        except MultiServerRLError as error:
+            return frames.encode(Refused(request.lane, request.seq, error.code, str(error)))
+
+    async def _run(self, session: LiveSession, state: ServerLane, request: Any, body: memoryview) -> bytes:
+        """Refused at the door: the seq stays free. Whatever happens behind the door is the seq's one answer."""
+        answer: bytes | None = None
+        try:
+            loose = self._check(session, request, body)
+            try:
+                answer = await self._carry_out(session, request, body, loose)
+            except EnvFault as fault:
+                answer = _final(request, fault.code, fault.args[0], fault.remote_traceback)
+            except Exception as error:
+                log("request_failed", session=session.state.id, error=repr(error))
+                is_known = isinstance(error, MultiServerRLError) and not isinstance(error, WorkerDied)
+                answer = _final(request, error.code if is_known else EnvFault.code, str(error) or repr(error), "")
+            state.finish(answer)
+            return answer
+        finally:
+            if answer is None:
+                state.withdraw()
+            session.state.last_seen = self._now()
+            for waiter in session.waiters.pop(request.lane, []):
+                if not waiter.done():
+                    waiter.set_result(answer or _lost(request))
+
+    def _check(self, session: LiveSession, request: Any, body: memoryview) -> Any:
+        """The door: what the request may not do is refused before anything is touched."""
+        if isinstance(request, Close):
+            return None
+        if isinstance(request, Call) and request.name.partition(".")[0] not in self.config.names("allow_attr"):
+            raise NotAllowedError(f"the operator does not let clients touch {request.name!r} (serve … --allow-attr)")
+        return session.lanes[request.lane].check(request, body)
+
+    async def _carry_out(self, session: LiveSession, request: Any, body: memoryview, loose: Any) -> bytes:
+        lane = session.lanes[request.lane]
+        if isinstance(request, Step):
+            return await lane.step(request, body, loose)
+        if isinstance(request, Reset):
+            return await lane.reset(request)
+        if isinstance(request, Render):
+            return await lane.render(request)
+        if isinstance(request, Call):
+            return await lane.call(request)
+        assert isinstance(request, Close)
+        await self.close(session, "closed by its client")
+        return frames.encode(Closed(request.lane, request.seq))
+
+
+def _final(request: Any, code: str, message: str, traceback: str) -> bytes:
+    return frames.encode(Refused(request.lane, request.seq, code, message, traceback, True))
+
+
+def _lost(request: Any) -> bytes:
+    return frames.encode(Refused(request.lane, request.seq, "session_lost", "the request was broken off"))
+
+
+def _check_version(version: int) -> None:
+    if version != PROTOCOL_VERSION:
+        raise VersionMismatch(
+            f"the client speaks protocol version {version}, this server {PROTOCOL_VERSION}; "
+            "install the same release of multiserverrl on both"
+        )
+

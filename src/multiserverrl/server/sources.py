@@ -1,0 +1,101 @@
+"""Where an environment comes from: a registered Gymnasium id, `module:Env-v0`, or `path/to/file.py:EnvClass`.
+
+Runs in env workers alone: it imports what the operator named, never what a client names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from multiserverrl.errors import ConfigError, UnknownEnvError
+
+__all__ = ["EnvMaker", "find_env", "make_env"]
+
+EnvMaker = Callable[..., "gymnasium.Env[Any, Any]"]
+
+_OLD_GYM = (
+    "{name} is an environment of the old `gym`; wrap it for Gymnasium with shimmy "
+    "(pip install 'shimmy[gym-v26]'; shimmy.GymV26CompatibilityV0, or GymV21CompatibilityV0 for older ones) "
+    "and serve the wrapped one"
+)
+
+
+def find_env(env_id: str) -> EnvMaker:
+    """A function that makes the environment; UnknownEnvError with close matches, or ConfigError."""
+    before, separator, name = env_id.rpartition(":")
+    if separator and before.endswith(".py"):
+        return _checked_class(getattr(_load_file(before), name, None), env_id, before, name)
+    if separator:
+        module = _import(before, env_id)
+        if name not in gymnasium.registry and hasattr(module, name):
+            return _checked_class(getattr(module, name), env_id, before, name)
+    if name not in gymnasium.registry:
+        _refuse(env_id, name)
+
+    def make(**arguments: Any) -> gymnasium.Env[Any, Any]:
+        return gymnasium.make(name, disable_env_checker=True, **arguments)
+
+    return make
+
+
+def make_env(maker: EnvMaker, render_mode: str | None, arguments: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    """Make it; a render mode is passed on only when one is asked for."""
+    env = maker(**arguments) if render_mode is None else maker(render_mode=render_mode, **arguments)
+    if not isinstance(env, gymnasium.Env):
+        raise ConfigError(_OLD_GYM.format(name=type(env).__qualname__))
+    return env
+
+
+def _import(module: str, env_id: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UnknownEnvError(
+            f"{env_id}: module {module!r} cannot be imported ({error}); start the server where it can be"
+        ) from error
+
+
+def _load_file(path: str) -> Any:
+    file = Path(path)
+    if not file.is_file():
+        raise UnknownEnvError(f"there is no file {path}")
+    name = f"multiserverrl_served_{file.stem}"
+    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(file.resolve()):
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file.resolve())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(file.resolve().parent))  # what lies beside the file can be imported by it
+    spec.loader.exec_module(module)
+    return module
+
+
+def _checked_class(found: Any, env_id: str, where: str, name: str) -> EnvMaker:
+    if found is None:
+        raise UnknownEnvError(f"{env_id}: {where} has no class {name}")
+    if isinstance(found, type) and not issubclass(found, gymnasium.Env):
+        if any(base.__module__.partition(".")[0] == "gym" for base in found.__mro__):
+            raise ConfigError(_OLD_GYM.format(name=name))
+        raise ConfigError(f"{env_id}: {name} is not a gymnasium.Env")
+    if not callable(found):
+        raise ConfigError(f"{env_id}: {name} is not a class, nor a function that makes an environment")
+    maker: EnvMaker = found
+    return maker
+
+
+def _refuse(env_id: str, name: str) -> None:
+    old = sys.modules.get("gym")
+    if old is not None and name in getattr(getattr(old, "envs", None), "registry", {}):
+        raise ConfigError(_OLD_GYM.format(name=env_id))
+    close = difflib.get_close_matches(name, list(gymnasium.registry), n=3, cutoff=0.6)
+    hint = f"did you mean {', '.join(close)}?" if close else "give its module (module:Env-v0) or file (file.py:EnvClass)"
+    raise UnknownEnvError(f"no environment {env_id} is registered with Gymnasium; {hint}")
