@@ -62,9 +62,7 @@ class SlotClient:
 class SlotServer:
     """The inference server's end of all lines (`ActionServer`)."""
 
-    def __init__(
-        self, slots: Sequence[Mapping[str, Array]], server: Bell, answers: Sequence[Bell], stop: Bell
-    ) -> None:
+    def __init__(self, slots: Sequence[Mapping[str, Array]], server: Bell, answers: Sequence[Bell], stop: Bell) -> None:
         self._slots = slots
         self._answers = answers
         self._waiter = Waiter(server, stop)

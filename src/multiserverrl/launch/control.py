@@ -20,6 +20,7 @@ __all__ = ["CounterTable", "EvaluationLog", "RunControl", "control_fields"]
 Array = NDArray[Any]
 _COLUMNS = {name: column for column, name in enumerate(COUNTERS)}
 _EVALUATIONS = 64  # kept for the launcher, which looks at every ring of its bell
+_LAST_WORDS_BYTES = 4096
 _EVALUATION_NUMBERS = ("version", "mean", "std", "episodes", "published_at_s", "env_steps", "updates")
 
 
@@ -28,6 +29,7 @@ def control_fields(rows: int) -> dict[str, tuple[DTypeLike, tuple[int, ...]]]:
     return {
         "stop": (np.int64, (1,)),
         "ready": (np.int64, (rows, 8)),  # a cache line each
+        "last_words": (np.uint8, (rows, _LAST_WORDS_BYTES)),
         "counters": (np.float64, (rows, -(-len(COUNTERS) // 8) * 8)),
         "evaluations": (np.float64, (_EVALUATIONS, len(_EVALUATION_NUMBERS))),
         "reported": (np.int64, (1,)),
@@ -38,7 +40,7 @@ class RunControl:
     """A process's end (`Control`), and with the same arrays the launcher's."""
 
     def __init__(self, views: Mapping[str, Array], row: int, launcher: Bell, gate: Bell, stop: Bell) -> None:
-        self._stop_flag, self._ready = views["stop"], views["ready"]
+        self._stop_flag, self._ready, self._last_words = views["stop"], views["ready"], views["last_words"]
         self._row = row
         self._launcher, self._gate, self._stop = launcher, gate, stop
 
@@ -55,6 +57,22 @@ class RunControl:
         """See `Control.ready`."""
         self._ready[self._row, 0] = 1
         self._launcher.ring()
+
+    def say_last_words(self, code: str, message: str) -> None:
+        """Leave behind why this process fails: an error's code ("" for none of ours) and its message."""
+        words = f"{code}\n{message}".encode()[:_LAST_WORDS_BYTES]
+        self._last_words[self._row, : len(words)] = list(words)
+
+    def last_words(self, row: int) -> tuple[str, str] | None:
+        """The launcher's: code and message that a process left behind; None when it had no time for any."""
+        text = self._last_words[row].tobytes().rstrip(b"\0").decode(errors="replace")
+        code, separator, message = text.partition("\n")
+        return (code, message) if separator else None
+
+    def forget(self, row: int) -> None:
+        """The launcher's: a process is born anew in this row; its counters go on."""
+        self._ready[row, 0] = 0
+        self._last_words[row] = 0
 
     def are_ready(self, rows: Sequence[int]) -> bool:
         """The launcher's: whether all these processes said so."""

@@ -1,0 +1,129 @@
+"""Births and deaths: the processes of one attempt at a run, started, started again, and ended.
+
+An explorer, the inference server and the evaluator are started again when they die, with back-off
+and a limit. The learner's death ends the attempt: the next one goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from multiserverrl.errors import CheckpointError, MisuseError, MultiServerRLError, RunError, error_for
+from multiserverrl.launch.channels import Channels
+from multiserverrl.launch.roles import Brief, Role, RunPlan, cast_of
+from multiserverrl.observe.log import log
+from multiserverrl.processes import Child, cause_of_exit, start_child
+
+__all__ = ["Cast", "LearnerDied"]
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 8.0
+READY_DEADLINE_S = 180.0  # envs may be slow to start
+
+
+class LearnerDied(RunError):
+    """The learner died of something that another attempt may not meet."""
+
+
+@dataclass
+class _Player:
+    role: Role
+    child: Child | None = None  # None: it died and waits for its next birth, or has finished
+    restarts: int = 0
+    born_again_at_s: float | None = None
+
+
+class Cast:
+    """All processes of one attempt. Whoever makes it calls `end`, whatever happens."""
+
+    def __init__(self, plan: RunPlan, channels: Channels) -> None:
+        self._plan, self._channels = plan, channels
+        self._control = channels.control(0)
+        self._players = [_Player(role) for role in cast_of(plan)]
+        self._rows = [player.role.row for player in self._players]
+        self._began_s = time.monotonic()
+        self.has_started = False
+
+    def start(self) -> None:
+        """Start all; the gate opens in `tend`, when all are ready."""
+        for player in self._players:
+            self._give_birth(player)
+
+    def tend(self) -> None:
+        """Open the gate once all are ready; start again what died.
+
+        Raises LearnerDied, or what ended a process that must not be started again.
+        """
+        now_s = time.monotonic()
+        for player in self._players:
+            if player.child is not None and (code := player.child.exitcode()) is not None:
+                self._mourn(player, code, now_s)
+            elif player.born_again_at_s is not None and now_s >= player.born_again_at_s:
+                self._give_birth(player)
+        if not self.has_started:
+            self._open_gate(now_s)
+
+    def end(self) -> None:
+        """Say stop, give each the time that it needs, kill what is left. Nothing runs afterwards."""
+        try:
+            self._control.stop()
+            said_s = time.monotonic()
+            for player in self._players:
+                if player.child is not None:
+                    left_s = said_s + player.role.stop_grace_s - time.monotonic()
+                    if player.child.wait(max(left_s, 0.0)) is None:
+                        log("process_killed", process=player.role.name, grace_s=player.role.stop_grace_s)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End all at once."""
+        for player in self._players:
+            if player.child is not None:
+                player.child.kill()
+                player.child = None
+            player.born_again_at_s = None
+
+    def _open_gate(self, now_s: float) -> None:
+        if self._control.are_ready(self._rows):
+            self.has_started = True
+            self._control.start()
+        elif now_s > self._began_s + READY_DEADLINE_S:
+            late = [player.role.name for player in self._players if not self._control.are_ready([player.role.row])]
+            raise RunError(f"not ready after {READY_DEADLINE_S:.0f} s: {', '.join(late)}")
+
+    def _give_birth(self, player: _Player) -> None:
+        role = player.role
+        self._control.forget(role.row)
+        brief = Brief(self._plan, role.name, role.index, role.row, self._channels.handle)
+        player.born_again_at_s = None
+        player.child = start_child(
+            role.entry, msgspec.json.encode(brief), name=role.name, fds=self._channels.handle.fds
+        )
+
+    def _mourn(self, player: _Player, code: int, now_s: float) -> None:
+        role = player.role
+        player.child = None
+        if code == 0 and role.most_restarts:  # it finished, or the run is stopping
+            return
+        cause = cause_of_exit(code)
+        error = _last_error(self._control.last_words(role.row), role.name, cause)
+        if isinstance(error, MisuseError | CheckpointError):
+            raise error
+        if not role.most_restarts:
+            raise LearnerDied(str(error))
+        if player.restarts >= role.most_restarts:
+            raise RunError(f"the {role.name} died {player.restarts + 1} times; the last time: {error}")
+        wait_s = min(FIRST_WAIT_S * 2**player.restarts, LONGEST_WAIT_S)
+        player.restarts += 1
+        player.born_again_at_s = now_s + wait_s
+        log("process_restarted", process=role.name, cause=cause, restarts=player.restarts, why=str(error))
+
+
+def _last_error(words: tuple[str, str] | None, name: str, cause: str) -> MultiServerRLError:
+    if words is None:
+        return RunError(f"the {name} died by {cause}")
+    code, message = words
+    return error_for(code, message) if code else RunError(f"the {name} failed: {message}")

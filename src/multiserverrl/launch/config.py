@@ -1,0 +1,56 @@
+"""Where a training run's envs come from and where it keeps its files; how to learn is `train.config`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from multiserverrl.errors import ConfigError
+from multiserverrl.settings import setting
+
+__all__ = ["DEFAULT_COUNT", "DEFAULT_ENV_ID", "DEFAULT_PORT", "LaunchConfig"]
+
+DEFAULT_ENV_ID = "CartPole-v1"
+DEFAULT_PORT = 1800
+DEFAULT_COUNT = 64  # of an embedded server
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """With neither host nor port, an embedded server serves the env on a free loopback port."""
+
+    env_id: str | None = None
+    host: str | None = setting(None, "train on the env server at this host (default localhost where --port is given)")
+    port: int | None = setting(None, f"its port (default {DEFAULT_PORT} where --host is given)")
+    servers: int = setting(1, "env servers to use, on ports PORT, PORT+1, …")
+    count: int | None = setting(
+        None,
+        f"virtual environments in all (default {DEFAULT_COUNT} with an embedded server, elsewhere all that are free)",
+    )
+    run_dir: str | None = setting(None, "directory of this run (default runs/ENV-TIME-SEED)", metavar="DIR")
+    resume: str | None = setting(None, "go on with the run in this directory", metavar="RUN_DIR")
+    is_local: bool = False  # envs in the explorers themselves, without any server: for tests
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 1:
+            raise ConfigError(f"--count must be at least 1, not {self.count}")
+        if self.servers < 1:
+            raise ConfigError(f"--servers must be at least 1, not {self.servers}")
+        if self.port is not None and not 1 <= self.port <= 65536 - self.servers:
+            raise ConfigError(f"--port must be between 1 and {65536 - self.servers}, not {self.port}")
+        if self.servers > 1 and self.is_embedded:
+            raise ConfigError("--servers counts env servers that run already: name them by --host or --port")
+        if self.run_dir is not None and self.resume is not None:
+            raise ConfigError("--run-dir is for a new run, --resume goes on in its own directory; give one of them")
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the run starts an env server of its own."""
+        return not self.is_local and self.host is None and self.port is None
+
+    @property
+    def urls(self) -> list[str]:
+        """The addresses of the env servers that run already."""
+        host = self.host or "localhost"
+        name = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        first = self.port or DEFAULT_PORT
+        return [f"http://{name}:{first + offset}" for offset in range(self.servers)]

@@ -1,0 +1,34 @@
+"""Opens a run's envs, in the process that steps them, from plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+
+__all__ = ["open_envs"]
+
+WAIT_FOR_A_PLACE_S = 30.0  # an older session of ours may just be closing
+
+
+def open_envs(url: str, env_id: str, num_envs: int, owner: str) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+    """Envs of one session on the server at `url`; an empty `url` makes them in this process (for tests)."""
+    if not url:
+        return gymnasium.make_vec(
+            env_id,
+            num_envs=num_envs,
+            vectorization_mode="sync",
+            vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP},
+        )
+    from multiserverrl.client.vector import VirtualVectorEnv
+
+    return VirtualVectorEnv(
+        url,
+        env_id,
+        num_envs=num_envs,
+        autoreset_mode="same_step",
+        on_fault="truncate",
+        on_lost="raise",
+        owner=owner,
+        wait_s=WAIT_FOR_A_PLACE_S,
+    )

@@ -1,0 +1,148 @@
+"""A training run on this machine, from its settings to its result."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from multiserverrl.errors import RunError
+from multiserverrl.launch.bells import wait_for_any
+from multiserverrl.launch.cast import Cast, LearnerDied
+from multiserverrl.launch.channels import Channels
+from multiserverrl.launch.control import CounterTable
+from multiserverrl.launch.places import Place
+from multiserverrl.launch.progress import Progress
+from multiserverrl.launch.roles import RunPlan, channel_plan
+from multiserverrl.launch.signals import Interrupts
+from multiserverrl.launch.status import Clock, Status, StatusReader
+from multiserverrl.observe.log import log
+from multiserverrl.observe.metrics import MetricsWriter
+from multiserverrl.train.channels import Evaluation
+from multiserverrl.train.weights import weights_fields
+
+__all__ = ["INTERRUPTED", "SOLVED", "USED_UP", "Ending", "LocalRun"]
+
+SOLVED, USED_UP, INTERRUPTED = "solved", "episodes used up", "interrupted"
+
+LOOK_EVERY_S = 0.1
+METRICS_EVERY_S = 1.0
+MOST_ATTEMPTS = 3  # in a run: a learner that dies again and again will go on doing so
+LAST_EVALUATION_S = 60.0  # when the episodes are used up, the last weights are still evaluated
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended; `passed` is the evaluation that solved it, `last` the newest one."""
+
+    why: str  # SOLVED, USED_UP or INTERRUPTED
+    status: Status
+    passed: Evaluation | None
+    last: Evaluation | None
+    clock: Clock
+
+
+class Reporter:
+    """Tells the progress and metrics.jsonl, each in its own rhythm, from the first env step on."""
+
+    def __init__(self, clock: Clock, progress: Progress, metrics: MetricsWriter) -> None:
+        self.progress, self._metrics = progress, metrics
+        self._shown, self._written = StatusReader(clock), StatusReader(clock)
+        self._show_at_s = self._write_at_s = time.monotonic()
+
+    def look(self, counters: CounterTable, evaluation: Evaluation | None) -> None:
+        """Tell those whose time has come."""
+        now_s = time.monotonic()
+        if now_s >= self._show_at_s:
+            self.progress.show(self._shown.read(counters, evaluation))
+            self._show_at_s = now_s + self.progress.every_s
+        if now_s >= self._write_at_s:
+            self._metrics.write(self._written.read(counters, evaluation).numbers())
+            self._write_at_s = now_s + METRICS_EVERY_S
+
+    def last_look(self, counters: CounterTable, evaluation: Evaluation | None) -> Status:
+        """The run has ended: one more line in metrics.jsonl; the last status."""
+        status = self._written.read(counters, evaluation)
+        self._metrics.write(status.numbers())
+        return status
+
+
+class LocalRun:
+    """One run: attempts, each with a cast of its own, until one ends otherwise than by the learner's death."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        place: Place,
+        stop_at_return: float | None,
+        interrupts: Interrupts,
+        progress: Progress,
+        metrics: MetricsWriter,
+    ) -> None:
+        self._plan, self._place, self._stop_at_return, self._interrupts = plan, place, stop_at_return, interrupts
+        self._clock = Clock()
+        self._reporter = Reporter(self._clock, progress, metrics)
+        self._last: Evaluation | None = None
+        self._passed: Evaluation | None = None
+
+    def run(self) -> Ending:
+        """Train until the end; no process runs afterwards. Raises what made it impossible to go on."""
+        for attempt in range(1, MOST_ATTEMPTS + 1):
+            try:
+                return self._attempt()
+            except LearnerDied as death:
+                if attempt == MOST_ATTEMPTS:
+                    raise RunError(f"{death}; that was attempt {attempt} of {MOST_ATTEMPTS}") from death
+                log("run_restarted", why=str(death), attempt=attempt + 1)
+                self._reporter.progress.say(f"{death}: going on from the last checkpoint")
+        raise AssertionError("MOST_ATTEMPTS is at least 1")
+
+    def _attempt(self) -> Ending:
+        channels = Channels.create(channel_plan(self._plan, weights_fields(self._plan.config, self._plan.task)))
+        cast = Cast(self._plan, channels)
+        self._interrupts.watch(channels.launcher_bell)
+        try:
+            cast.start()
+            why = self._supervise(cast, channels)
+            if why == INTERRUPTED:
+                self._reporter.progress.say("stopping: a checkpoint is being written (once more to end at once)")
+            cast.end()
+            status = self._reporter.last_look(channels.counters(0), self._last)
+            return Ending(why, status, self._passed, self._last, self._clock)
+        except KeyboardInterrupt:
+            cast.kill()
+            raise
+        finally:
+            cast.end()
+            self._interrupts.watch(None)
+            channels.close()
+
+    def _supervise(self, cast: Cast, channels: Channels) -> str:
+        """Why the run is to end."""
+        evaluations, counters = channels.evaluations(), channels.counters(0)
+        used_up_at_s: float | None = None
+        while self._interrupts.signum is None:
+            if wait_for_any([channels.launcher_bell], LOOK_EVERY_S):
+                channels.launcher_bell.drain()
+            cast.tend()
+            self._place.tend()
+            for evaluation in evaluations.unread():
+                if self._is_passed(evaluation):
+                    return SOLVED
+            if counters.get("explorers_finished") >= self._plan.config.explorers:
+                used_up_at_s = used_up_at_s or time.monotonic()
+                if self._is_evaluated(counters) or time.monotonic() > used_up_at_s + LAST_EVALUATION_S:
+                    return USED_UP
+            if cast.has_started:
+                self._reporter.look(counters, self._last)
+        return INTERRUPTED
+
+    def _is_passed(self, evaluation: Evaluation) -> bool:
+        self._last = evaluation
+        if self._stop_at_return is None or evaluation.mean < self._stop_at_return:
+            return False
+        self._passed = evaluation
+        return True
+
+    def _is_evaluated(self, counters: CounterTable) -> bool:
+        """Whether the newest weights were evaluated."""
+        return self._last is not None and self._last.version >= counters.get("weights_version")

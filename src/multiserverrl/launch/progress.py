@@ -1,0 +1,119 @@
+"""What a person sees of a run: a live table on a terminal, about a line a second elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import Protocol, TextIO
+
+from multiserverrl.launch.status import Status
+
+__all__ = ["LiveProgress", "PlainProgress", "Progress", "Silence", "progress_for"]
+
+
+class Progress(Protocol):
+    """Told of the run; `every_s` is how often it wants a status."""
+
+    every_s: float
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+
+    def show(self, status: Status) -> None:
+        """The newest status."""
+
+    def close(self) -> None:
+        """Nothing more comes but lines."""
+
+
+class Silence:
+    """Shows nothing."""
+
+    every_s = 1.0
+
+    def say(self, line: str) -> None:
+        """See `Progress`."""
+
+    def show(self, status: Status) -> None:
+        """See `Progress`."""
+
+    def close(self) -> None:
+        """See `Progress`."""
+
+
+class PlainProgress:
+    """Lines, for a pipe or a file."""
+
+    every_s = 1.0
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def say(self, line: str) -> None:
+        """See `Progress`."""
+        print(line, file=self._stream, flush=True)
+
+    def show(self, status: Status) -> None:
+        """See `Progress`."""
+        self.say("  ".join(f"{name} {value}" for name, value in rows_of(status)))
+
+    def close(self) -> None:
+        """See `Progress`."""
+
+
+class LiveProgress:
+    """A table that is drawn again in place."""
+
+    every_s = 0.25
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=False)
+        self._is_live = False
+
+    def say(self, line: str) -> None:
+        """See `Progress`."""
+        self._console.print(line, markup=False, soft_wrap=True)
+
+    def show(self, status: Status) -> None:
+        """See `Progress`."""
+        from rich.table import Table
+
+        if not self._is_live:
+            self._live.start()
+            self._is_live = True
+        table = Table(show_header=False)
+        for name, value in rows_of(status):
+            table.add_row(name, value)
+        self._live.update(table, refresh=True)
+
+    def close(self) -> None:
+        """See `Progress`."""
+        if self._is_live:
+            self._live.stop()
+            self._is_live = False
+
+
+def progress_for(stream: TextIO | None = None) -> Progress:
+    """A table where the stream is a terminal, lines where it is not."""
+    stream = stream or sys.stdout
+    return LiveProgress() if stream.isatty() else PlainProgress(stream)
+
+
+def rows_of(status: Status) -> list[tuple[str, str]]:
+    """Names and values as people read them."""
+    evaluation = "–" if status.eval_mean is None else f"{status.eval_mean:.1f} (weights {status.eval_version})"
+    return [
+        ("time", f"{status.wall_s:.1f} s"),
+        ("episodes", f"{status.episodes}"),
+        ("mean return", "–" if status.mean_return is None else f"{status.mean_return:.1f}"),
+        ("env steps", f"{status.env_steps}"),
+        ("env steps/s", f"{status.env_steps_per_s:.0f}"),
+        ("updates/s", f"{status.updates_per_s:.0f}"),
+        ("replay ratio", f"{status.replay_ratio:.3f}"),
+        ("ε", f"{status.epsilon:.3f}"),
+        ("evaluation", evaluation),
+        *([("faults", f"{status.faults}")] if status.faults else []),
+    ]

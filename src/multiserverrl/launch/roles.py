@@ -1,0 +1,69 @@
+"""The cast of a training run as plain data: who there is, what each is started with, which deaths it survives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from multiserverrl.launch.channels import ChannelPlan, ChannelsHandle
+from multiserverrl.launch.seats import Seats
+from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.task import Task
+
+__all__ = ["Brief", "Role", "RunPlan", "cast_of", "channel_plan"]
+
+_ENTRIES = "multiserverrl.launch.entries"
+
+
+class RunPlan(msgspec.Struct, frozen=True):
+    """What every process of a run must know."""
+
+    env_id: str
+    config: TrainConfig
+    task: Task
+    seats: Seats
+    run_dir: str
+    owner: str  # the key of this run's sessions on the env servers
+
+
+class Brief(msgspec.Struct, frozen=True):
+    """What one process is started with."""
+
+    plan: RunPlan
+    name: str
+    index: int  # among those of its kind
+    row: int  # its own row of the counters
+    channels: ChannelsHandle
+
+
+@dataclass(frozen=True)
+class Role:
+    """One process of the cast. Where `most_restarts` is 0, its death ends the attempt."""
+
+    name: str
+    entry: str
+    index: int
+    row: int
+    most_restarts: int
+    stop_grace_s: float  # after the stop was said; then it is killed
+
+
+def cast_of(plan: RunPlan) -> list[Role]:
+    """All processes of a run, the slowest to start first; row 0 of the counters is the launcher's."""
+    explorers = plan.config.explorers
+    return [
+        Role("learner", f"{_ENTRIES}:learner", 0, 1, most_restarts=0, stop_grace_s=60.0),
+        *(
+            Role(f"explorer-{index}", f"{_ENTRIES}:explorer", index, 4 + index, most_restarts=5, stop_grace_s=5.0)
+            for index in range(explorers)
+        ),
+        Role("evaluator", f"{_ENTRIES}:evaluator", 0, 3, most_restarts=5, stop_grace_s=5.0),
+        Role("inference", f"{_ENTRIES}:inference", 0, 2, most_restarts=5, stop_grace_s=5.0),
+    ]
+
+
+def channel_plan(plan: RunPlan, weights: dict[str, tuple[str, tuple[int, ...]]]) -> ChannelPlan:
+    """The channels that this cast needs."""
+    sizes = tuple(group.num_envs for group in plan.seats.groups)
+    return ChannelPlan(task=plan.task, group_sizes=sizes, weights=weights, rows=4 + plan.config.explorers)

@@ -1,0 +1,97 @@
+"""Where a run stands: numbers made from the counters of all its processes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+
+from multiserverrl.launch.control import CounterTable
+from multiserverrl.observe.metrics import Rates
+from multiserverrl.train.channels import Evaluation
+
+__all__ = ["Clock", "Status", "StatusReader"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """One moment of a run; None where nothing is known yet."""
+
+    unix_s: float
+    wall_s: float
+    episodes: int
+    mean_return: float | None  # of the last 100 episodes of each explorer
+    env_steps: int
+    env_steps_per_s: float
+    updates: int
+    updates_per_s: float
+    replay_ratio: float
+    replay_size: int
+    epsilon: float
+    loss: float
+    weights_version: int
+    faults: int
+    eval_mean: float | None = None
+    eval_version: int | None = None
+
+    def numbers(self) -> dict[str, float | int | str | None]:
+        """For metrics.jsonl."""
+        return asdict(self)
+
+
+class Clock:
+    """The training clock: from the first env step on, with what an earlier part of the run took."""
+
+    def __init__(self) -> None:
+        self.first_step_at_s: float | None = None
+        self._before_s: float | None = None
+
+    def look(self, counters: CounterTable) -> None:
+        """Note the first env step once there is one; a process that is started again cannot move it."""
+        if self.first_step_at_s is None:
+            self.first_step_at_s = counters.smallest("first_step_at_s")
+            self._before_s = counters.get("wall_before_s")
+
+    def wall_s(self, at_s: float) -> float:
+        """Training time at a moment of CLOCK_MONOTONIC; 0 before the first env step."""
+        if self.first_step_at_s is None:
+            return 0.0
+        return max(at_s - self.first_step_at_s, 0.0) + (self._before_s or 0.0)
+
+    def first_step_unix_s(self) -> float | None:
+        """The first env step on the clock of the wall."""
+        if self.first_step_at_s is None:
+            return None
+        return time.time() - (time.monotonic() - self.first_step_at_s)
+
+
+class StatusReader:
+    """Reads the counters again and again; rates are over the time between two reads."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._rates = Rates()
+
+    def read(self, counters: CounterTable, evaluation: Evaluation | None) -> Status:
+        """The run's status now."""
+        self._clock.look(counters)
+        now_s = time.monotonic()
+        get = counters.get
+        window = get("recent_returns")
+        return Status(
+            unix_s=round(time.time(), 3),
+            wall_s=round(self._clock.wall_s(now_s), 3),
+            episodes=int(get("episodes")),
+            mean_return=get("recent_return_sum") / window if window else None,
+            env_steps=int(get("env_steps")),
+            env_steps_per_s=self._rates.per_s("env_steps", get("env_steps"), now_s),
+            updates=int(get("updates")),
+            updates_per_s=self._rates.per_s("updates", get("updates"), now_s),
+            replay_ratio=get("replay_ratio"),
+            replay_size=int(get("replay_size")),
+            epsilon=get("epsilon"),
+            loss=get("loss"),
+            weights_version=int(get("weights_version")),
+            faults=int(get("faults")),
+            eval_mean=evaluation.mean if evaluation else None,
+            eval_version=evaluation.version if evaluation else None,
+        )
