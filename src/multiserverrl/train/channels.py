@@ -172,7 +172,7 @@ COUNTERS: dict[str, str] = {
     "faults": "env steps that were not learned from because the env failed",
     "reopened": "groups of envs that were lost and opened again",
     "explorers_finished": "explorers whose envs have used up their episodes",
-    "first_step_at_s": "CLOCK_MONOTONIC of the first env step; two explorers may set it at once: the smallest row counts",
+    "first_step_at_s": "CLOCK_MONOTONIC of the first env step; two explorers may both set it: the smallest counts",
     "lent": "1 while this explorer has closed its envs for the evaluator",
     # inference server
     "batches": "batches of observations acted on",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from multiserverrl.train.channels import Control, Counters, Evaluation, EvaluationWriter, WeightsReader
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.opening import LOST, Stopped, close_quietly, fault_rows, open_envs, sleep_unless_stopping
-from multiserverrl.train.policy import Policy, save_policy
+from multiserverrl.train.policy import Policy, load_policy, save_policy
 from multiserverrl.train.task import Task
 from multiserverrl.train.weights import publication_of
 
@@ -66,13 +68,13 @@ def run_evaluator(
     policy_path: Path | None = None,
     borrows_envs: bool = False,
 ) -> None:
-    """Evaluate the newest weights again and again until the run stops.
+    """Evaluate the newest weights again and again until the run stops; after `stop_at_return` is reached, no more.
 
     The best snapshot so far is at `policy_path` before its evaluation is reported. With
     `borrows_envs` the explorer (`lends_envs`) gives its envs up for the time of an evaluation.
     """
     places = _Places(config, task, make_envs, counters, control, borrows_envs)
-    best, version = -np.inf, 0
+    best, version = _best_so_far(policy_path), 0
     try:
         if not borrows_envs:
             places.open()
@@ -82,18 +84,26 @@ def run_evaluator(
         while True:
             policy = _newer_policy(config, task, weights, version, control)
             version = policy.version
-            returns = places.play(policy)
-            evaluation = _evaluation(policy, returns)
+            evaluation = _evaluation(policy, places.play(policy))
             if policy_path is not None and evaluation.mean >= best:
-                save_policy(policy_path, policy)
+                save_policy(policy_path, dataclasses.replace(policy, mean=evaluation.mean))
             best = max(best, evaluation.mean)
             evaluations.report(evaluation)
             counters.add("evaluations", 1)
-            sleep_unless_stopping(config.eval_every_s, control)
+            has_passed = config.stop_at_return is not None and evaluation.mean >= config.stop_at_return
+            sleep_unless_stopping(math.inf if has_passed else config.eval_every_s, control)
     except Stopped:
         pass
     finally:
         places.close()
+
+
+def _best_so_far(policy_path: Path | None) -> float:
+    """The mean of the policy that an earlier part of the run has left."""
+    if policy_path is None or not policy_path.exists():
+        return -math.inf
+    mean = load_policy(policy_path).mean
+    return -math.inf if mean is None else mean
 
 
 class _Places:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Policy:
     task: Task
     weights: dict[str, Array]
     version: int
+    mean: float | None = None  # greedy return of its evaluation, where there was one
 
     def __post_init__(self) -> None:
         self._algorithm = algorithm_for(self.config, self.task)
@@ -46,7 +48,8 @@ def save_policy(path: Path, policy: Policy) -> None:
     metadata = {
         "config": config_to_json(policy.config).decode(),
         "task": msgspec.json.encode(policy.task).decode(),
-        "version": str(policy.version),
+        "version": json.dumps(policy.version),
+        "mean": json.dumps(policy.mean),
     }
     write_arrays(path, policy.weights, metadata)
 
@@ -58,7 +61,8 @@ def load_policy(path: Path) -> Policy:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         task = msgspec.json.decode(metadata["task"], type=Task)
-        policy = Policy(config_from_json(metadata["config"].encode()), task, weights, int(metadata["version"]))
+        config = config_from_json(metadata["config"].encode())
+        policy = Policy(config, task, weights, json.loads(metadata["version"]), json.loads(metadata["mean"]))
     except FileNotFoundError:
         raise CheckpointError(f"there is no policy at {path}: nothing has been evaluated there yet") from None
     except (OSError, KeyError, ValueError, ConfigError, SafetensorError, msgspec.MsgspecError) as error:

@@ -152,5 +152,5 @@ def forward(weights: dict[str, torch.Tensor], inputs: torch.Tensor) -> torch.Ten
     for layer in range(last + 1):
         inputs = linear(inputs, weights[f"layer{layer}.weight"], weights[f"layer{layer}.bias"])
         if layer < last:
-            inputs = inputs.relu()
+            inputs = inputs.relu_()
     return inputs
