@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.settings import flag_name, settings_of
 from multiserverrl.train.config import TrainConfig
@@ -43,7 +44,8 @@ def escaped(text: str) -> str:
 def page() -> str:
     tables = [
         table("`multiserverrl serve`: `server.config.ServerConfig`", ServerConfig),
-        table("`multiserverrl train`: `train.config.TrainConfig`", TrainConfig),
+        table("`multiserverrl train`, where: `launch.config.LaunchConfig`", LaunchConfig),
+        table("`multiserverrl train`, how: `train.config.TrainConfig`", TrainConfig),
     ]
     return "\n".join([HEAD, *tables])
 
