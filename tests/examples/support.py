@@ -31,7 +31,7 @@ def free_ports(count: int) -> int:
 
 
 def run(folder: Path, *command: str) -> str:
-    """What a program prints; it must end well, and with nothing on stderr."""
+    """What a program prints; it must end well."""
     done = subprocess.run(
         [sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )

@@ -1,0 +1,62 @@
+"""./check and .ci/run: what failed is named, and pytest's own last line closes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def check(folder: Path, failing: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs ./check from elsewhere with a `python` that prints its arguments and fails at those that match."""
+    python = folder / "python"
+    script = f'#!/bin/sh\ncase "$*" in\n*"{failing}"*) echo "7 failed in 0.01s"; exit 1;;\nesac\necho "$* 9 passed"\n'
+    python.write_text(script, "utf-8")
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(python)}
+    return subprocess.run(
+        [str(ROOT / "check"), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("failing", "name"),
+    [
+        ("ruff format --check", "format"),
+        ("ruff check", "lint"),
+        ("mypy --strict src", "types"),
+        ("tests/test_layers.py", "walls, layers, documents"),
+        ("pytest -n 2", "tests"),
+    ],
+)
+def test_what_failed_is_named_and_fails_the_whole(tmp_path: Path, failing: str, name: str) -> None:
+    done = check(tmp_path, failing)
+    assert done.returncode == 1
+    *_, said, last = done.stdout.splitlines()
+    assert said == f"failed: {name}"
+    assert last.endswith("7 failed in 0.01s" if name == "tests" else "9 passed")
+
+
+def test_all_well_ends_with_pytests_last_line(tmp_path: Path) -> None:
+    done = check(tmp_path, "nothing fails")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "-m pytest -n 2 -q -m slow or not slow 9 passed"
+
+
+def test_quick_leaves_out_the_slow_tests(tmp_path: Path) -> None:
+    assert "-m not slow" in check(tmp_path, "nothing fails", "--quick").stdout.splitlines()[-1]
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    assert "make test" in (ROOT / ".ci" / "run").read_text("utf-8")
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
