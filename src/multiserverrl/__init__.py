@@ -1,12 +1,15 @@
 """Serve Gymnasium environments over HTTP, and train on them as if they were local.
 
-Importing this package imports neither torch nor gymnasium: names are found when first used.
+Importing this package imports neither torch nor ray; it tells Gymnasium of `Virtual-v0`, and finds
+its own names when they are first used.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from multiserverrl.client.registration import register
 
 if TYPE_CHECKING:
     from multiserverrl.client.env import VirtualEnv
@@ -33,6 +36,9 @@ _HOME = {
     "ServerFull": "multiserverrl.errors",
     "SessionLost": "multiserverrl.errors",
 }
+
+
+register()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,1 +1,1 @@
-"""."""
+"""The client: sockets, the link that survives them, and the virtual envs on top."""

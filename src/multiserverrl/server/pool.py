@@ -11,6 +11,7 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 from multiserverrl.errors import PeerError, error_for
 from multiserverrl.observe.log import log
@@ -95,8 +96,7 @@ class Worker(asyncio.Protocol):
         self.is_up.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         arrived = self._arrived

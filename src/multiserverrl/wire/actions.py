@@ -28,6 +28,7 @@ class ActionCodec:
         self.layout = BatchLayout(space, num) if is_fixed(space) else None
         discrete = space if isinstance(space, spaces.Discrete) else None
         self._discrete = discrete is not None
+        self._is_plain = not isinstance(space, (spaces.Dict, spaces.Tuple))
         if discrete is not None:
             self._low, self._high = int(discrete.start), int(discrete.start + discrete.n) - 1
             self._dtype = np.dtype(discrete.dtype)
@@ -53,6 +54,19 @@ class ActionCodec:
         for leaf, part, view in zip(self.layout.leaves, parts, self.layout.arrays(body), strict=True):
             view[...] = self._checked(leaf, part, leaf.name("action"))
         return bytes(body)
+
+    def _packed_int(self, action: int) -> bytes:
+        if not self._low <= action <= self._high:
+            raise ActionError(f"action is {action}, which is not a member of {self.space}")
+        return action.to_bytes(self._dtype.itemsize, "little", signed=self._dtype.kind == "i")
+
+    def pack_one(self, action: Any) -> bytes:
+        """Like `pack`, for a single action of a session with one env."""
+        if self._discrete and type(action) is int:  # the usual case
+            return self._packed_int(action)
+        if self._is_plain:
+            return self.pack(np.asarray(action)[None])
+        return self.pack(_batched(self.space, action))
 
     def _checked(self, leaf: Leaf, actions: Any, name: str) -> Array:
         try:
@@ -118,6 +132,15 @@ def _check_leaf(leaf: Leaf, view: Array) -> None:
     if outside.any():
         row = _first_row(outside)
         raise ActionError(f"{name} of env {row} is {view[row].tolist()}, which is not a member of {space}")
+
+
+def _batched(space: spaces.Space[Any], value: Any) -> Any:
+    """One nested value as a batch of one; what is nested wrongly is left for `pack` to name."""
+    if isinstance(space, spaces.Dict) and isinstance(value, dict):
+        return {key: _batched(space.spaces[key], item) if key in space.spaces else item for key, item in value.items()}
+    if isinstance(space, spaces.Tuple) and isinstance(value, (tuple, list)):
+        return tuple(_batched(inner, item) for inner, item in zip(space.spaces, value, strict=False))
+    return np.asarray(value)[None]
 
 
 def _first_row(mask: Array) -> int:

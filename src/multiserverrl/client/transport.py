@@ -1,0 +1,287 @@
+"""Sockets: one WebSocket connection to an env server, blocking, one binary message each way.
+
+A message arrives in a fresh buffer that belongs to the caller, in one system call when it is small.
+No retries here: what breaks is raised, and the link decides (see `link`).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import os
+import random
+import socket
+import ssl
+import struct
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from multiserverrl.errors import ConfigError, PeerError, ServerUnreachable, WireError, error_for
+
+__all__ = ["Address", "Connection", "ConnectionEnded", "fetch_json"]
+
+TOKEN_VARIABLE = "MULTISERVERRL_TOKEN"  # noqa: S105 - the variable's name, not a token
+STREAM_PATH = "/v1/stream"
+MAX_MESSAGE_BYTES = 1 << 30  # no length beyond it is believed
+_ACCEPT_SALT = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+_CONTINUATION, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x2, 0x8, 0x9, 0xA
+_CHUNK_BYTES = 1 << 16
+
+
+class ConnectionEnded(PeerError, ConnectionError):
+    """The WebSocket was closed; `close_code` is what the server said, 1006 when it said nothing."""
+
+    code = "connection_ended"
+
+    def __init__(self, message: str, close_code: int = 1006) -> None:
+        super().__init__(message)
+        self.close_code = close_code
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where an env server is, and the token it wants."""
+
+    scheme: str
+    host: str
+    port: int
+    token: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, url: str, token: str | None = None) -> Address:
+        """`http://host:port` or https; the token defaults to MULTISERVERRL_TOKEN. ConfigError for another URL."""
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        try:
+            port = parts.port
+        except ValueError as error:
+            raise ConfigError(f"{url!r}: {error}") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.username:
+            raise ConfigError(f"{url!r} is not the address of an env server; it looks like http://localhost:1800")
+        token = token or os.environ.get(TOKEN_VARIABLE) or None
+        return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 1800), token)
+
+    @property
+    def netloc(self) -> str:
+        """`host:port`, as the Host header bears it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.netloc}"
+
+    def headers(self) -> dict[str, str]:
+        """The headers that every request bears."""
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+    def connect(self, timeout_s: float) -> socket.socket:
+        """A connected socket, TCP_NODELAY, TLS where the scheme says so; ServerUnreachable when nobody answers."""
+        try:
+            connected = socket.create_connection((self.host, self.port), timeout_s)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.scheme == "https":
+                return ssl.create_default_context().wrap_socket(connected, server_hostname=self.host)
+            return connected
+        except OSError as error:
+            raise ServerUnreachable(
+                f"nobody answers at {self} ({error.strerror or error}); start a server there: "
+                f"multiserverrl serve ENV_ID --host {self.host} --port {self.port}"
+            ) from error
+
+
+def fetch_json(address: Address, path: str, timeout_s: float) -> Any:
+    """The JSON of a GET; the server's refusal is raised as its error, silence as ServerUnreachable."""
+    connected = address.connect(timeout_s)
+    request = http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
+    request.sock = connected
+    try:
+        request.request("GET", path, headers={**address.headers(), "Host": address.netloc, "Connection": "close"})
+        response = request.getresponse()
+        content = response.read(MAX_MESSAGE_BYTES)
+        status = response.status
+    except (OSError, http.client.HTTPException) as error:
+        raise ServerUnreachable(f"{address} does not answer as an env server does ({error!r})") from error
+    finally:
+        request.close()
+    return _checked_json(content, status, address)
+
+
+def _checked_json(content: bytes, status: int, address: Address) -> Any:
+    try:
+        decoded = msgspec.json.decode(content)
+    except msgspec.DecodeError as error:
+        raise WireError(f"{address} answered {status} with something that is not JSON: is it an env server?") from error
+    if status >= 400:
+        told = decoded if isinstance(decoded, dict) else {}
+        raise error_for(str(told.get("error", "peer")), str(told.get("message", f"{address} answered {status}")))
+    return decoded
+
+
+class Connection:
+    """One WebSocket. `send` and `receive` raise OSError (ConnectionEnded among them) when it breaks."""
+
+    def __init__(self, address: Address, timeout_s: float) -> None:
+        self._socket = address.connect(timeout_s)
+        self._waiting = bytearray()
+        self._key = random.Random(os.urandom(16))
+        try:
+            self._upgrade(address)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._socket.fileno()
+
+    def set_timeout(self, timeout_s: float) -> None:
+        """How long one `receive` may wait for the next bytes; a TimeoutError says that it was longer."""
+        if isinstance(self._socket, ssl.SSLSocket) or sys.platform == "win32":
+            self._socket.settimeout(timeout_s)
+            return
+        # the kernel's own time-out saves a poll() on every receive
+        self._socket.settimeout(None)
+        value = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+    def send(self, message: bytes) -> None:
+        """One binary message."""
+        try:
+            self._socket.sendall(self._frame(_BINARY, message))
+        except BlockingIOError as error:
+            raise TimeoutError("the server does not read") from error
+
+    def receive(self) -> memoryview:
+        """The next binary message, in a buffer of its own; pings are answered on the way."""
+        parts: list[memoryview] = []
+        while True:
+            opcode, is_last, payload = self._next_frame()
+            if opcode == _BINARY or opcode == _CONTINUATION:
+                if is_last and not parts:
+                    return payload
+                parts.append(payload)
+                if is_last:
+                    return memoryview(bytearray(b"".join(parts)))
+            elif opcode == _PING:
+                self._socket.sendall(self._frame(_PONG, bytes(payload)))
+            elif opcode == _CLOSE:
+                code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
+                raise ConnectionEnded(f"the server closed the connection: {bytes(payload[2:]).decode(errors='replace')}", code)
+            elif opcode != _PONG:
+                raise ConnectionEnded(f"a WebSocket frame of unknown kind {opcode}")
+
+    def close(self) -> None:
+        """Say goodbye if that costs nothing, and close the socket."""
+        try:
+            self._socket.settimeout(0.5)
+            self._socket.sendall(self._frame(_CLOSE, b"\x03\xe8"))
+        except (OSError, ValueError):
+            pass
+        self._socket.close()
+
+    def drop(self) -> None:
+        """Close the socket without a word (it is broken, or belongs to the parent of a fork)."""
+        self._socket.close()
+
+    def _frame(self, opcode: int, payload: bytes) -> bytes:
+        """RFC 6455, 5.2: final, masked with a fresh key."""
+        size = len(payload)
+        key = self._key.getrandbits(32).to_bytes(4, "little")
+        if size < 126:
+            head = bytes((0x80 | opcode, 0x80 | size))
+        elif size < 1 << 16:
+            head = struct.pack("!BBH", 0x80 | opcode, 0xFE, size)
+        else:
+            head = struct.pack("!BBQ", 0x80 | opcode, 0xFF, size)
+        repeated = (key * (size // 4 + 1))[:size]
+        masked = int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")
+        return head + key + masked.to_bytes(size, "little")
+
+    def _next_frame(self) -> tuple[int, bool, memoryview]:
+        """(opcode, is it the last part, payload)."""
+        self._fill(2)
+        first, second = self._waiting[0], self._waiting[1]
+        size, start = second & 0x7F, 2
+        if second & 0x80 or first & 0x70:
+            raise ConnectionEnded("the server broke the WebSocket protocol")
+        if size >= 126:
+            start = 4 if size == 126 else 10
+            self._fill(start)
+            size = int.from_bytes(self._waiting[2:start], "big")
+        if size > MAX_MESSAGE_BYTES:
+            raise ConnectionEnded(f"a message of {size} bytes is not believed")
+        payload = self._take(start, size)
+        return first & 0x0F, bool(first & 0x80), payload
+
+    def _take(self, start: int, size: int) -> memoryview:
+        """The payload behind a head of `start` bytes, in a buffer of its own."""
+        waiting = self._waiting
+        here = len(waiting) - start
+        if here == size:  # the usual case: exactly one message has come; its buffer is given away
+            self._waiting = bytearray()
+            return memoryview(waiting)[start:]
+        if here > size:
+            payload = memoryview(waiting[start : start + size])
+            del waiting[: start + size]
+            return payload
+        whole = bytearray(size)
+        whole[:here] = memoryview(waiting)[start:]
+        self._waiting = bytearray()
+        view, got = memoryview(whole), here
+        while got < size:
+            got += self._received(self._socket.recv_into(view[got:]))
+        return view
+
+    def _fill(self, size: int) -> None:
+        while len(self._waiting) < size:
+            try:
+                part = self._socket.recv(_CHUNK_BYTES)
+            except BlockingIOError as error:
+                raise TimeoutError("no answer in time") from error
+            self._received(len(part))
+            self._waiting += part
+
+    @staticmethod
+    def _received(count: int) -> int:
+        if not count:
+            raise ConnectionEnded("the connection was cut")
+        return count
+
+    def _upgrade(self, address: Address) -> None:
+        """RFC 6455, 4.1; a refusal is raised as the error that its JSON names."""
+        nonce = base64.b64encode(os.urandom(16)).decode()
+        headers = {
+            "Host": address.netloc,
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Key": nonce,
+            "Sec-WebSocket-Version": "13",
+            **address.headers(),
+        }
+        lines = [f"GET {STREAM_PATH} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        self._socket.sendall("\r\n".join(lines).encode("latin-1"))
+        while b"\r\n\r\n" not in self._waiting:
+            if len(self._waiting) > _CHUNK_BYTES:
+                raise WireError(f"{address} does not answer as an env server does")
+            self._fill(len(self._waiting) + 1)
+        head, _, rest = bytes(self._waiting).partition(b"\r\n\r\n")
+        status, _, header_text = head.decode("latin-1").partition("\r\n")
+        found = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in header_text.split("\r\n"))}
+        if " 101 " not in f"{status} ":
+            self._raise_refusal(address, status, found, rest)
+        accept = base64.b64encode(hashlib.sha1(f"{nonce}{_ACCEPT_SALT}".encode()).digest()).decode()  # noqa: S324 - RFC 6455
+        if found.get("sec-websocket-accept") != accept:
+            raise WireError(f"{address} broke the WebSocket handshake")
+        self._waiting = bytearray(rest)
+
+    def _raise_refusal(self, address: Address, status: str, headers: dict[str, str], rest: bytes) -> None:
+        self._waiting = bytearray(rest)
+        size = headers.get("content-length", "0")
+        self._fill(min(int(size) if size.isdecimal() else 0, _CHUNK_BYTES))
+        number = status.split(" ")[1] if " " in status else "0"
+        _checked_json(bytes(self._waiting), int(number) if number.isdecimal() else 500, address)
+        raise WireError(f"{address} does not speak the env servers' WebSocket protocol (it answered {status!r})")
