@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import subprocess
 import sys
 
-import pytest
-
-from multiserverrl.observe.log import LOGGER, line_of, log
+from multiserverrl.observe.log import LEVEL_VARIABLE, line_of
 
 
 def test_a_line_is_the_event_and_its_fields_in_order() -> None:
@@ -32,8 +30,13 @@ def test_an_import_gives_the_logger_no_handler_and_an_entry_point_gives_it_one()
     assert ended.stderr.count("started port=1\n") == 1
 
 
-def test_an_event_below_the_level_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, logger=LOGGER.name):
-        log("quiet")
-        log("loud", level=logging.WARNING)
-    assert caplog.messages == ["loud"]
+def test_an_event_below_the_level_is_not_logged() -> None:
+    program = (
+        "import logging\n"
+        "from multiserverrl.observe.log import log, log_to_stderr\n"
+        "log_to_stderr(); log('quiet'); log('loud', level=logging.WARNING)\n"
+        "log_to_stderr(logging.INFO); log('asked_for')\n"
+    )
+    environment = {**os.environ, LEVEL_VARIABLE: "warning"}
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert [line.split()[-1] for line in ended.stderr.splitlines()] == ["loud", "asked_for"]

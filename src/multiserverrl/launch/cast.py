@@ -6,6 +6,7 @@ and a limit. The learner's death ends the attempt: the next one goes on from its
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 
@@ -74,7 +75,12 @@ class Cast:
                 if player.child is not None:
                     left_s = said_s + player.role.stop_grace_s - time.monotonic()
                     if player.child.wait(max(left_s, 0.0)) is None:
-                        log("process_killed", process=player.role.name, grace_s=player.role.stop_grace_s)
+                        log(
+                            "process_killed",
+                            level=logging.WARNING,
+                            process=player.role.name,
+                            grace_s=player.role.stop_grace_s,
+                        )
         finally:
             self.kill()
 
@@ -119,7 +125,14 @@ class Cast:
         wait_s = min(FIRST_WAIT_S * 2**player.restarts, LONGEST_WAIT_S)
         player.restarts += 1
         player.born_again_at_s = now_s + wait_s
-        log("process_restarted", process=role.name, cause=cause, restarts=player.restarts, why=str(error))
+        log(
+            "process_restarted",
+            level=logging.WARNING,
+            process=role.name,
+            cause=cause,
+            restarts=player.restarts,
+            why=str(error),
+        )
 
 
 def _last_error(words: tuple[str, str] | None, name: str, cause: str) -> MultiServerRLError:

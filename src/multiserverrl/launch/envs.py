@@ -28,7 +28,6 @@ def open_envs(url: str, env_id: str, num_envs: int, owner: str) -> gymnasium.vec
         num_envs=num_envs,
         autoreset_mode="same_step",
         on_fault="truncate",
-        on_lost="raise",
         owner=owner,
         wait_s=WAIT_FOR_A_PLACE_S,
     )

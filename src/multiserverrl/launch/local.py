@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from multiserverrl.errors import RunError
@@ -10,7 +12,6 @@ from multiserverrl.launch.bells import wait_for_any
 from multiserverrl.launch.cast import Cast, LearnerDied
 from multiserverrl.launch.channels import Channels
 from multiserverrl.launch.control import CounterTable
-from multiserverrl.launch.places import Place
 from multiserverrl.launch.progress import Progress
 from multiserverrl.launch.roles import RunPlan, channel_plan
 from multiserverrl.launch.signals import Interrupts
@@ -72,13 +73,12 @@ class LocalRun:
     def __init__(
         self,
         plan: RunPlan,
-        place: Place,
-        stop_at_return: float | None,
+        tend_envs: Callable[[], None],
         interrupts: Interrupts,
         progress: Progress,
         metrics: MetricsWriter,
     ) -> None:
-        self._plan, self._place, self._stop_at_return, self._interrupts = plan, place, stop_at_return, interrupts
+        self._plan, self._tend_envs, self._interrupts = plan, tend_envs, interrupts
         self._clock = Clock()
         self._reporter = Reporter(self._clock, progress, metrics)
         self._last: Evaluation | None = None
@@ -92,7 +92,7 @@ class LocalRun:
             except LearnerDied as death:
                 if attempt == MOST_ATTEMPTS:
                     raise RunError(f"{death}; that was attempt {attempt} of {MOST_ATTEMPTS}") from death
-                log("run_restarted", why=str(death), attempt=attempt + 1)
+                log("run_restarted", level=logging.WARNING, why=str(death), attempt=attempt + 1)
                 self._reporter.progress.say(f"{death}: going on from the last checkpoint")
         raise AssertionError("MOST_ATTEMPTS is at least 1")
 
@@ -124,7 +124,7 @@ class LocalRun:
             if wait_for_any([channels.launcher_bell], LOOK_EVERY_S):
                 channels.launcher_bell.drain()
             cast.tend()
-            self._place.tend()
+            self._tend_envs()
             for evaluation in evaluations.unread():
                 if self._is_passed(evaluation):
                     return SOLVED
@@ -138,7 +138,8 @@ class LocalRun:
 
     def _is_passed(self, evaluation: Evaluation) -> bool:
         self._last = evaluation
-        if self._stop_at_return is None or evaluation.mean < self._stop_at_return:
+        stop_at_return = self._plan.config.stop_at_return
+        if stop_at_return is None or evaluation.mean < stop_at_return:
             return False
         self._passed = evaluation
         return True

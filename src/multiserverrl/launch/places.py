@@ -6,13 +6,14 @@ what cannot work. Closing it ends the embedded server.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import gymnasium
 
-from multiserverrl.errors import ConfigError, RunError, UnknownEnvError
+from multiserverrl.errors import ConfigError, UnknownEnvError
 from multiserverrl.launch.config import DEFAULT_COUNT, DEFAULT_ENV_ID, LaunchConfig
 from multiserverrl.launch.seats import MOST_EVALUATION_ENVS, Offer
 from multiserverrl.train.task import Task, task_of
@@ -22,7 +23,7 @@ __all__ = ["Place", "open_place"]
 
 @dataclass(frozen=True)
 class Place:
-    """What is known of the envs. `tend` raises RunError when the embedded server has ended."""
+    """What is known of the envs. `tend` is called often: it starts again what died of the embedded server."""
 
     env_id: str
     task: Task
@@ -47,7 +48,8 @@ def open_place(launch: LaunchConfig, evaluation_envs: int) -> Iterator[Place]:
 def _local(launch: LaunchConfig) -> Place:
     env_id = launch.env_id or DEFAULT_ENV_ID
     with gymnasium.make(env_id) as env:
-        task, threshold = task_of(env.observation_space, env.action_space), env.spec and env.spec.reward_threshold
+        task = task_of(env.observation_space, env.action_space)
+    threshold = gymnasium.spec(env_id).reward_threshold
     count = launch.count or DEFAULT_COUNT
     return Place(env_id, task, threshold, [Offer("", count + MOST_EVALUATION_ENVS)], count, tend=lambda: None)
 
@@ -60,14 +62,8 @@ def _embedded(launch: LaunchConfig, evaluation_envs: int) -> Iterator[Place]:
     env_id, count = launch.env_id or DEFAULT_ENV_ID, launch.count or DEFAULT_COUNT
     capacity = count + min(evaluation_envs, MOST_EVALUATION_ENVS)
     server = start_server(ServerConfig(env_ids=(env_id,), port=0, count=capacity))
-
-    def tend() -> None:
-        if (code := server.poll()) is not None:
-            raise RunError(f"the embedded env server ended with exit code {code}")
-
     try:
-        place = _served([server.url], env_id, count, count_all=True)
-        yield Place(place.env_id, place.task, place.reward_threshold, place.offers, count, tend)
+        yield dataclasses.replace(_served([server.url], env_id, count, count_all=True), tend=server.poll)
     finally:
         server.stop()
 

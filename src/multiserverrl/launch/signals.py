@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,11 +13,15 @@ from multiserverrl.launch.bells import Bell
 __all__ = ["Interrupts", "interrupts"]
 
 
+SAME_S = 0.5  # one Ctrl-C may come twice: from the terminal, and passed on by a program between (make, timeout)
+
+
 class Interrupts:
     """`signum` is the signal that came, or None. Until `watch` and from the second on it raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self._came_at_s = 0.0
         self._bell: Bell | None = None
 
     def watch(self, bell: Bell | None) -> None:
@@ -24,10 +29,15 @@ class Interrupts:
         self._bell = bell
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        is_first, self.signum = self.signum is None, self.signum or signum
-        if self._bell is None or not is_first:
-            raise KeyboardInterrupt
-        self._bell.ring()
+        now_s = time.monotonic()
+        if self.signum is None:
+            self.signum, self._came_at_s = signum, now_s
+            if self._bell is not None:
+                self._bell.ring()
+                return
+        elif now_s - self._came_at_s < SAME_S:
+            return
+        raise KeyboardInterrupt
 
 
 @contextmanager

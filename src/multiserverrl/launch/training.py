@@ -23,9 +23,11 @@ from multiserverrl.launch.seats import Seats, take_seats
 from multiserverrl.launch.signals import interrupts
 from multiserverrl.observe.metrics import MetricsWriter
 from multiserverrl.observe.rundir import RunDir, default_path
-from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.config import TrainConfig, config_from_json
 
 __all__ = ["Outcome", "resumed_settings", "train"]
+
+BORROW_EVERY_S = 5.0  # an evaluation that takes the explorer's only env is not begun more often
 
 
 @dataclass(frozen=True)
@@ -54,29 +56,38 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress) -> Outc
         resumed = _reopened(launch.resume, stack) if launch.resume is not None else None
         place = stack.enter_context(open_place(launch, config.eval_episodes))
         seats = take_seats(place.offers, place.count, config.explorers, config.eval_episodes)
-        stop_at_return = place.reward_threshold if config.stop_at_return is None else config.stop_at_return
+        config = _settled(config, place, seats)
         run_dir = resumed or _created(launch, config, place, seats, stack)
         plan = RunPlan(place.env_id, config, place.task, seats, str(run_dir.path), run_dir.config()["owner"])
-        _introduce(progress, plan, stop_at_return)
+        _introduce(progress, plan)
         metrics = stack.enter_context(MetricsWriter(run_dir.metrics))
-        ending = LocalRun(plan, place, stop_at_return, caught, progress, metrics).run()
+        ending = LocalRun(plan, place.tend, caught, progress, metrics).run()
         progress.close()
         if ending.why == INTERRUPTED:
             progress.say(f"interrupted; go on with: multiserverrl train --resume {run_dir.path}")
             return Outcome(run_dir.path, None, caught.signum or signal.SIGINT)
-        result = _result(ending, plan, stop_at_return)
+        result = _result(ending, plan)
         run_dir.write_result(result)
         _conclude(progress, result, ending, run_dir.path)
         return Outcome(run_dir.path, result)
 
 
-def resumed_settings(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(launch, train) settings that a run was begun with; flags given anew win over them."""
-    config = RunDir.open(run, "--resume").config()
+def resumed_settings(path: Path) -> tuple[LaunchConfig, TrainConfig]:
+    """The settings that the run in this directory was begun with."""
+    run_dir = RunDir.open(path, "--resume")
+    config = run_dir.config()
     try:
-        return dict(config["launch"]), dict(config["train"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{run / 'config.json'} lacks the settings of a run: {error!r}") from error
+        launch = msgspec.convert(config["launch"], LaunchConfig)
+        return launch, config_from_json(msgspec.json.encode(config["train"]))
+    except (KeyError, ConfigError, msgspec.ValidationError) as error:
+        raise CheckpointError(f"{path / 'config.json'} does not hold the settings of a run: {error}") from error
+
+
+def _settled(config: TrainConfig, place: Place, seats: Seats) -> TrainConfig:
+    """The settings with what only the envs could tell."""
+    stop_at_return = place.reward_threshold if config.stop_at_return is None else config.stop_at_return
+    eval_every_s = max(config.eval_every_s, BORROW_EVERY_S) if seats.is_borrowed else config.eval_every_s
+    return dataclasses.replace(config, stop_at_return=stop_at_return, eval_every_s=eval_every_s)
 
 
 def _reopened(path: str, stack: contextlib.ExitStack) -> RunDir:
@@ -92,12 +103,13 @@ def _created(
     launch: LaunchConfig, config: TrainConfig, place: Place, seats: Seats, stack: contextlib.ExitStack
 ) -> RunDir:
     path = Path(launch.run_dir) if launch.run_dir else default_path(place.env_id, config.seed, time.time())
-    settings = dataclasses.asdict(dataclasses.replace(launch, env_id=place.env_id, run_dir=None, resume=None))
+    count = place.count or sum(offer.free for offer in place.offers)
+    where = dataclasses.replace(launch, env_id=place.env_id, count=count, run_dir=None, resume=None)
     run_dir = RunDir.create(
         path,
         {
             "env_id": place.env_id,
-            "launch": settings,
+            "launch": dataclasses.asdict(where),
             "train": dataclasses.asdict(config),
             "seats": msgspec.to_builtins(seats),
             "owner": secrets.token_hex(16),
@@ -107,18 +119,18 @@ def _created(
     return run_dir
 
 
-def _introduce(progress: Progress, plan: RunPlan, stop_at_return: float | None) -> None:
+def _introduce(progress: Progress, plan: RunPlan) -> None:
     seats = plan.seats
     where = ", ".join(sorted({group.url for group in seats.groups} - {""})) or "this machine, without a server"
     evaluation = "the same env, borrowed" if seats.is_borrowed else f"{seats.evaluation_envs} more"
     progress.say(f"training on {plan.env_id} at {where}: {seats.num_envs} envs, {evaluation} for evaluation")
     progress.say(f"run directory {plan.run_dir}")
-    if stop_at_return is None:
+    if plan.config.stop_at_return is None:
         end = "until stopped" if plan.config.episodes is None else "until its episodes are used up"
         progress.say(f"{plan.env_id} has no reward threshold: training {end} (--stop-at-return sets one)")
 
 
-def _result(ending: Ending, plan: RunPlan, stop_at_return: float | None) -> dict[str, Any]:
+def _result(ending: Ending, plan: RunPlan) -> dict[str, Any]:
     """result.json. Of a solved run the numbers are those of the moment its weights were published."""
     status, clock, passed = ending.status, ending.clock, ending.passed
     evaluation = passed or ending.last
@@ -134,7 +146,7 @@ def _result(ending: Ending, plan: RunPlan, stop_at_return: float | None) -> dict
         "eval_version": evaluation.version if evaluation else None,
         "seed": plan.config.seed,
         "env_id": plan.env_id,
-        "stop_at_return": stop_at_return,
+        "stop_at_return": plan.config.stop_at_return,
         "episodes": status.episodes,
         "mean_return": status.mean_return,
         "faults": status.faults,
@@ -151,9 +163,3 @@ def _conclude(progress: Progress, result: dict[str, Any], ending: Ending, path: 
         f"{words} in {result['wall_s']:.2f} s, {result['env_steps']} env steps, {result['updates']} updates: {over}"
     )
     progress.say(f"run directory {path}")
-
-
-def check_resumable(launch: LaunchConfig, env_id: str | None) -> None:
-    """ConfigError when a resumed run is asked to train on another env than it was begun with."""
-    if env_id is not None and launch.env_id is not None and env_id != launch.env_id:
-        raise ConfigError(f"--resume goes on with {launch.env_id}, not {env_id}")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 
-__all__ = ["LOGGER", "line_of", "log", "log_to_stderr"]
+__all__ = ["LEVEL_VARIABLE", "LOGGER", "line_of", "log", "log_to_stderr"]
 
 LOGGER = logging.getLogger("multiserverrl")
+LEVEL_VARIABLE = "MULTISERVERRL_LOG"  # "debug", "info" or "warning"; children inherit it
 
 
 def log(event: str, *, level: int = logging.INFO, **fields: object) -> None:
@@ -26,9 +28,10 @@ def line_of(event: str, **fields: object) -> str:
     return " ".join([event, *(f"{name}={_plain(value)}" for name, value in fields.items())])
 
 
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """Send this process's events to stderr; a second call changes the level alone."""
-    LOGGER.setLevel(level)
+def log_to_stderr(level: int | None = None) -> None:
+    """Send this process's events to stderr; the level (None: what the environment says, or INFO) and above."""
+    named = logging.getLevelNamesMapping().get(os.environ.get(LEVEL_VARIABLE, "").upper(), logging.INFO)
+    LOGGER.setLevel(named if level is None else level)
     if LOGGER.handlers:
         return
     handler = logging.StreamHandler(sys.stderr)

@@ -1,0 +1,152 @@
+"""The command line: flags become settings, errors become one line. A command imports the rooms that it needs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from multiserverrl.errors import ConfigError, MisuseError, MultiServerRLError
+from multiserverrl.launch.config import DEFAULT_ENV_ID, LaunchConfig
+from multiserverrl.server.config import ServerConfig
+from multiserverrl.settings import add_flags, from_flags, settings_of
+from multiserverrl.train.config import TrainConfig
+
+__all__ = ["main"]
+
+ENV_ID_HELP = "a registered Gymnasium id, module:Env-v0, or path/to/file.py:EnvClass"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0, 1 (it went wrong), 2 (it was asked wrongly), or 128 + a signal."""
+    namespace = _parser().parse_args(arguments)
+    try:
+        code: int = namespace.command(namespace)
+        sys.stdout.flush()
+        return code
+    except MultiServerRLError as error:
+        print(f"multiserverrl: {error}", file=sys.stderr)
+        return 2 if isinstance(error, MisuseError) else 1
+    except KeyboardInterrupt:
+        print("multiserverrl: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # who read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="multiserverrl",
+        description="Serve Gymnasium environments over HTTP, and train on them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"multiserverrl {_version()}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_train(commands)
+    _add_eval(commands)
+    return parser
+
+
+def _add_serve(commands: Any) -> None:
+    text = "Serve environments on one port [the origin: server with real env workers]."
+    serve = commands.add_parser("serve", help="serve environments over HTTP", description=text, allow_abbrev=False)
+    serve.add_argument("env_ids", nargs="+", metavar="ENV_ID", help=ENV_ID_HELP)
+    add_flags(serve, ServerConfig)
+    serve.set_defaults(command=_serve)
+
+
+def _add_train(commands: Any) -> None:
+    text = (
+        "Train on environments of env servers, with explorer [exploration worker], inference-server [model worker], "
+        "learner [training worker] and evaluator processes. Without --host and --port it serves ENV_ID itself."
+    )
+    train = commands.add_parser("train", help="train on served environments", description=text, allow_abbrev=False)
+    text = f"{ENV_ID_HELP} (default {DEFAULT_ENV_ID}; with --host or --port the one that is served)"
+    train.add_argument("env_id", nargs="?", metavar="ENV_ID", help=text)
+    add_flags(train.add_argument_group("where the environments are, where the run is kept"), LaunchConfig)
+    add_flags(train.add_argument_group("how to train"), TrainConfig)
+    train.set_defaults(command=_train)
+
+
+def _add_eval(commands: Any) -> None:
+    text = "Play greedy episodes with a run's policy on fresh environments; prints mean, std and number of the returns."
+    evaluation = commands.add_parser("eval", help="evaluate a run", description=text, allow_abbrev=False)
+    evaluation.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="directory of the run")
+    evaluation.add_argument("--episodes", type=int, default=100, help="episodes to play (default 100)")
+    evaluation.add_argument("--json", action="store_true", help="print one JSON object")
+    add_flags(evaluation, LaunchConfig, skip=("servers", "count", "run_dir", "resume"))
+    evaluation.set_defaults(command=_eval)
+
+
+def _serve(namespace: argparse.Namespace) -> int:
+    config = from_flags(ServerConfig, namespace, env_ids=tuple(namespace.env_ids))
+    from multiserverrl.server.run import serve
+
+    return serve(config)
+
+
+def _train(namespace: argparse.Namespace) -> int:
+    launch, config = _train_settings(namespace)
+    _require_train_extra()
+    from multiserverrl.launch.progress import progress_for
+    from multiserverrl.launch.training import train
+    from multiserverrl.observe.log import LEVEL_VARIABLE, log_to_stderr
+
+    os.environ.setdefault(LEVEL_VARIABLE, "warning")  # of all children: progress is shown already
+    log_to_stderr()
+    return train(launch, config, progress_for()).exit_code
+
+
+def _eval(namespace: argparse.Namespace) -> int:
+    _require_train_extra()
+    from multiserverrl.launch.evaluating import evaluate
+
+    given = {name: getattr(namespace, name) for name in ("host", "port") if hasattr(namespace, name)}
+    score = evaluate(namespace.run_dir, LaunchConfig(**given), namespace.episodes)
+    if namespace.json:
+        print(json.dumps(dataclasses.asdict(score)))
+    else:
+        print(f"{score.env_id}: mean {score.mean:.2f}, std {score.std:.2f}, n {score.n} (weights {score.version})")
+    return 0
+
+
+def _train_settings(namespace: argparse.Namespace) -> tuple[LaunchConfig, TrainConfig]:
+    """Settings from the flags; with --resume from the run, and the flags that are given win."""
+    env_id: str | None = namespace.env_id
+    path: str | None = getattr(namespace, "resume", None)
+    if path is None:
+        return from_flags(LaunchConfig, namespace, env_id=env_id), from_flags(TrainConfig, namespace)
+    from multiserverrl.launch.training import resumed_settings
+
+    launch, config = resumed_settings(Path(path))
+    if env_id not in (None, launch.env_id):
+        raise ConfigError(f"--resume {path} goes on with {launch.env_id}, not {env_id}")
+    return (
+        dataclasses.replace(launch, **_given(LaunchConfig, namespace)),
+        dataclasses.replace(config, **_given(TrainConfig, namespace)),
+    )
+
+
+def _given(config: type[Any], namespace: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(namespace, name) for name, *_ in settings_of(config) if hasattr(namespace, name)}
+
+
+def _require_train_extra() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "safetensors") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"training needs {' and '.join(missing)}: pip install 'multiserverrl[train]'")
+
+
+def _version() -> str:
+    from multiserverrl import __version__
+
+    return __version__

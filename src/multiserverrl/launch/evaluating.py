@@ -1,0 +1,61 @@
+"""The `eval` command: greedy episodes of a run's policy on fresh envs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from multiserverrl.errors import CheckpointError, ConfigError
+from multiserverrl.launch.config import LaunchConfig
+from multiserverrl.launch.envs import open_envs
+from multiserverrl.launch.places import open_place
+from multiserverrl.launch.seats import MOST_EVALUATION_ENVS
+from multiserverrl.observe.rundir import RunDir
+from multiserverrl.train.evaluate import greedy_returns
+from multiserverrl.train.policy import load_policy
+
+__all__ = ["Score", "evaluate"]
+
+_STREAM = 4  # of random numbers: 0 to 3 are training's
+
+
+@dataclass(frozen=True)
+class Score:
+    """Returns of `n` greedy episodes, of the weights of this version."""
+
+    env_id: str
+    mean: float
+    std: float
+    n: int
+    version: int
+
+
+def evaluate(path: Path, launch: LaunchConfig, episodes: int) -> Score:
+    """Play greedy episodes with the policy of the run in `path`, on the envs that `launch` names.
+
+    ConfigError when `path` is no run or its env is another; CheckpointError when it has no policy.
+    """
+    if episodes < 1:
+        raise ConfigError(f"--episodes must be at least 1, not {episodes}")
+    run_dir = RunDir.open(path)
+    env_id = run_dir.config().get("env_id")
+    if not isinstance(env_id, str):
+        raise CheckpointError(f"{path / 'config.json'} does not say which env the run is of")
+    policy = load_policy(run_dir.policy)
+    num_envs = min(episodes, MOST_EVALUATION_ENVS)
+    where = LaunchConfig(env_id, launch.host, launch.port, count=num_envs, is_local=launch.is_local)
+    with open_place(where, evaluation_envs=0) as place:
+        if place.task != policy.task:
+            raise ConfigError(f"the policy is of {policy.task}, {env_id} at {place.offers[0].url} is {place.task}")
+        num_envs = min(num_envs, place.offers[0].free)
+        if num_envs == 0:
+            raise ConfigError(f"no environment is free at {place.offers[0].url}")
+        envs = open_envs(place.offers[0].url, env_id, num_envs, owner="")
+        try:
+            seed = int(np.random.SeedSequence([policy.config.seed, _STREAM]).generate_state(1)[0])
+            returns = greedy_returns(envs, policy, episodes, seed)
+        finally:
+            envs.close()
+    return Score(env_id, float(returns.mean()), float(returns.std()), len(returns), policy.version)
