@@ -73,7 +73,7 @@ def load_newest(directory: Path) -> Checkpoint | None:
 def write_arrays(path: Path, arrays: dict[str, Array], metadata: dict[str, str] | None = None) -> Path:
     """Write a safetensors file aside, sync it, rename it."""
     aside = path.with_name(f".writing-{path.name}")
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, aside, metadata)
+    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, aside, metadata)
     _sync(aside)
     aside.rename(path)
     _sync(path.parent)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+import pytest
+
+from multiserverrl.errors import ConfigError
+from multiserverrl.settings import add_flags, flag_name, from_flags
+from multiserverrl.train.config import TrainConfig, config_from_json, config_to_json
+
+
+def test_a_config_survives_json() -> None:
+    config = TrainConfig(seed=3, hidden="64,32", episodes=5, stop_at_return=195.0)
+    assert config_from_json(config_to_json(config)) == config
+
+
+def test_flags_make_the_same_config_as_values() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, TrainConfig)
+    given = parser.parse_args(["--n-step", "3", "--hidden", "16", "--gamma", "0.9", "--episodes", "7"])
+    assert from_flags(TrainConfig, given) == TrainConfig(n_step=3, hidden="16", gamma=0.9, episodes=7)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("explorers", 0),
+        ("episodes", 0),
+        ("n_step", 0),
+        ("gamma", 1.5),
+        ("epsilon_start", -0.1),
+        ("replay_ratio", 0.0),
+        ("learning_rate", float("nan")),
+        ("reward_scale", float("inf")),
+        ("seed", -1),
+        ("hidden", "128,,64"),
+        ("hidden", ""),
+        ("algorithm", "magic"),
+        ("stop_at_return", float("nan")),
+        ("checkpoint_every_s", 0.0),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_by_its_flag(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=flag_name(name)):
+        TrainConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_warm_up_that_the_buffer_can_never_hold_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--warmup-steps.*--buffer-size"):
+        TrainConfig(warmup_steps=1001, buffer_size=1000)
+
+
+def test_json_with_an_unknown_setting_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="lerning_rate"):
+        config_from_json(b'{"lerning_rate": 1}')
+
+
+def test_json_with_a_wrong_type_is_refused() -> None:
+    with pytest.raises(ConfigError, match="n_step"):
+        config_from_json(b'{"n_step": "three"}')
+
+
+def test_json_with_a_wrong_value_is_refused_by_its_flag() -> None:
+    with pytest.raises(ConfigError, match="--n-step"):
+        config_from_json(b'{"n_step": 0}')
+
+
+def test_every_setting_is_checked() -> None:
+    from multiserverrl.train import config as module
+
+    checked = {*module._AT_LEAST_ONE, *module._SHARES, *module._POSITIVE, *module._NOT_NEGATIVE}
+    checked |= {"episodes", "stop_at_return", "algorithm", "hidden"}
+    assert checked == {field.name for field in dataclasses.fields(TrainConfig)}

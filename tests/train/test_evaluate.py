@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from multiserverrl.errors import SessionLost
+from multiserverrl.train import opening
+from multiserverrl.train.channels import Evaluation
+from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.evaluate import greedy_returns, run_evaluator
+from multiserverrl.train.networks import new_mlp
+from multiserverrl.train.policy import Policy, load_policy, save_policy
+from multiserverrl.train.task import Task
+from multiserverrl.train.weights import stamped
+from tests.train.fakes import FakeCounters, FakeRun, FakeWeights, ListedEvaluations, local_envs
+from tests.train.scripted_envs import TASK, Script
+
+CONFIG = TrainConfig(hidden="8", eval_episodes=6)
+
+
+class CoinLength(gymnasium.Env[Any, Any]):
+    """Episodes of 1 or 19 steps with reward 1, as likely: their mean return is 10."""
+
+    observation_space = gymnasium.spaces.Box(0.0, 1.0, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self._left = 1 if self.np_random.random() < 0.5 else 19
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self._left -= 1
+        return np.zeros(1, np.float32), 1.0, self._left == 0, False, {}
+
+
+def some_weights(seed: int = 0, task: Task = TASK) -> dict[str, Any]:
+    return stamped(new_mlp(np.random.default_rng(seed), task.obs_size, (8,), task.num_actions), 100 + seed, 10 + seed)
+
+
+def test_short_episodes_are_not_preferred() -> None:
+    envs = local_envs(CoinLength, 50)
+    returns = np.concatenate(
+        [greedy_returns(envs, lambda obs: np.zeros(len(obs), np.int64), 100, seed) for seed in range(8)]
+    )
+    assert len(returns) == 800
+    assert abs(returns.mean() - 10.0) < 1.3, "4 standard errors; taking the first 100 to end gives about 6"
+
+
+@pytest.mark.parametrize(("num_envs", "episodes"), [(3, 7), (5, 2), (1, 4), (4, 4)])
+def test_exactly_the_episodes_asked_for_are_played(num_envs: int, episodes: int) -> None:
+    script = Script(num_envs=num_envs, length=4)
+    returns = greedy_returns(script.open(), lambda obs: np.ones(len(obs), np.int64), episodes, seed=0)
+    played = [row for row in range(num_envs) for _ in range(episodes // num_envs + (row < episodes % num_envs))]
+    assert sorted(returns.tolist()) == sorted(4.0 * (row + 1) for row in played)
+
+
+def test_an_episode_that_the_env_breaks_is_played_again() -> None:
+    script = Script(num_envs=2, length=4, faults={3: [0]})
+    returns = greedy_returns(script.open(), lambda obs: np.ones(len(obs), np.int64), 2, seed=0)
+    assert sorted(returns.tolist()) == [4.0, 8.0]
+    assert script.steps == 3 + 4
+
+
+def run_until(
+    script: Script, weights: FakeWeights, reports: int, policy_path: Path | None = None
+) -> tuple[list[Evaluation], FakeCounters]:
+    run, counters = FakeRun(set()), FakeCounters()
+
+    class Evaluations(ListedEvaluations):
+        def report(self, evaluation: Evaluation) -> None:
+            super().report(evaluation)
+            if len(self.reported) == reports:
+                self.run.stop()
+            else:
+                weights.publish(some_weights(weights.version()), weights.version() + 1)
+
+    evaluations = Evaluations(run)
+    ends = counters.row("v"), run.control("v")
+    run_evaluator(CONFIG, TASK, script.open, weights, evaluations, *ends, policy_path=policy_path)
+    return evaluations.reported, counters
+
+
+def published() -> FakeWeights:
+    weights = FakeWeights()
+    weights.publish(some_weights(0), 1)
+    return weights
+
+
+def test_each_new_version_is_evaluated_with_the_stamp_that_it_was_published_with() -> None:
+    script = Script(num_envs=3)
+    reported, counters = run_until(script, published(), reports=3)
+    assert [evaluation.version for evaluation in reported] == [1, 2, 3]
+    assert [evaluation.env_steps for evaluation in reported] == [100, 101, 102]
+    assert [evaluation.updates for evaluation in reported] == [10, 11, 12]
+    first = reported[0]
+    assert sorted(first.returns) == [4.0, 4.0, 8.0, 8.0, 12.0, 12.0]
+    assert (first.episodes, first.mean) == (6, 8.0)
+    assert first.std == pytest.approx(np.std(first.returns))
+    assert counters.get("evaluations") == 3
+    assert (script.opened, script.closed) == (1, 1)
+    assert len(set(script.seeds)) == len(script.seeds), "every evaluation begins elsewhere"
+
+
+def test_lost_envs_are_opened_again_and_the_evaluation_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "FIRST_WAIT_S", 0.0)
+    script = Script(num_envs=3, losses={3: SessionLost("gone")})
+    reported, _ = run_until(script, published(), reports=1)
+    assert (script.opened, reported[0].episodes, reported[0].mean) == (2, 6, 8.0)
+
+
+def test_the_best_policy_is_kept_and_an_earlier_better_one_stays(tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    run_until(Script(num_envs=3), published(), reports=2, policy_path=path)
+    assert (load_policy(path).version, load_policy(path).mean) == (2, 8.0)
+    save_policy(path, Policy(CONFIG, TASK, some_weights(), version=9, mean=8.5))
+    run_until(Script(num_envs=3), published(), reports=2, policy_path=path)
+    assert load_policy(path).version == 9
+
+
+def test_after_the_weights_that_pass_no_others_are_evaluated() -> None:
+    run, counters, weights, script = FakeRun(set()), FakeCounters(), published(), Script(num_envs=3)
+
+    class Evaluations(ListedEvaluations):
+        def report(self, evaluation: Evaluation) -> None:
+            super().report(evaluation)
+            weights.publish(some_weights(1), weights.version() + 1)
+
+        def stop_soon(self) -> None:
+            assert run.wait_until_stopped(0.2) is False
+            run.stop()
+
+    evaluations = Evaluations(run)
+    watcher = threading.Thread(target=evaluations.stop_soon)
+    watcher.start()
+    config = TrainConfig(hidden="8", eval_episodes=6, stop_at_return=8.0)
+    run_evaluator(config, TASK, script.open, weights, evaluations, counters.row("v"), run.control("v"))
+    watcher.join()
+    assert [evaluation.version for evaluation in evaluations.reported] == [1]
+
+
+def test_borrowed_envs_are_open_only_while_they_are_lent() -> None:
+    run, counters, weights, script = FakeRun(set()), FakeCounters(), published(), Script(num_envs=1)
+    explorer = counters.row("explorer")
+
+    class Control:
+        """The explorer's part is played here, between the evaluator's looks at the stop flag."""
+
+        def is_stopping(self) -> bool:
+            wants = counters.get("wants_envs")
+            if not wants:
+                assert script.opened == script.closed, "open, but not wanted any more"
+            explorer.set("lent", wants)
+            return run.is_stopped
+
+        def ready(self) -> None: ...
+
+        def wait_until_started(self) -> bool:
+            return True
+
+    evaluations = ListedEvaluations(run, stop_at=0.0)
+    run_evaluator(CONFIG, TASK, script.open, weights, evaluations, counters.row("v"), Control(), borrows_envs=True)
+    assert len(evaluations.reported) == 1
+    assert (script.opened, script.closed) == (1, 1)
+    assert counters.get("wants_envs") == 0

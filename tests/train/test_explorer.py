@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from multiserverrl.errors import ConfigError, RunError, ServerUnreachable, SessionLost
+from multiserverrl.train import opening
+from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.explorer import ExplorerGroup, run_explorer
+from multiserverrl.train.learner import Training, replay_layout
+from multiserverrl.train.replay import new_arrays
+from multiserverrl.train.task import task_of
+from tests.train.fakes import FakeCounters, FakeRun, FakeWeights, ListedSteps, ScriptedActions, local_envs
+from tests.train.scripted_envs import TASK, Script
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_between_openings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "FIRST_WAIT_S", 0.0)
+
+
+def constant(action: int) -> ScriptedActions:
+    return ScriptedActions(lambda obs: np.full(len(obs), action))
+
+
+class Explored:
+    """One explorer run on scripted groups, for so many writes."""
+
+    def __init__(
+        self, scripts: list[Script], writes: int, config: TrainConfig | None = None, *, lends: bool = False
+    ) -> None:
+        self.run, self.counters = FakeRun(set()), FakeCounters()
+        steps = ListedSteps(self.run, writes)
+        groups = [ExplorerGroup(number, script.open, constant(2)) for number, script in enumerate(scripts)]
+        run_explorer(
+            config or TrainConfig(),
+            TASK,
+            groups,
+            steps,
+            self.counters.row("e"),
+            self.run.control("e"),
+            lends_envs=lends,
+        )
+        self.written = steps.written
+        self.steps = [raw for raw in steps.written if raw.valid.any()]
+
+
+def test_each_step_bears_where_it_began_and_where_it_led() -> None:
+    explored = Explored([Script(num_envs=2, length=3)], writes=8)
+    assert [raw.obs[0, 2] for raw in explored.steps] == [0, 1, 2, 0, 1, 2, 0]
+    assert [raw.next_obs[0, 2] for raw in explored.steps] == [1, 2, 3, 1, 2, 3, 1]
+    assert [raw.obs[0, 1] for raw in explored.steps] == [raw.next_obs[0, 1] for raw in explored.steps]
+    assert [raw.terminated.tolist() for raw in explored.steps[:3]] == [[False, False]] * 2 + [[True, False]]
+    assert [raw.truncated.tolist() for raw in explored.steps[:3]] == [[False, False]] * 2 + [[False, True]]
+    assert {raw.weights_version for raw in explored.steps} == {1}
+
+
+def test_the_envs_get_their_own_numbers_and_the_learner_those_from_zero() -> None:
+    script = Script()
+    explored = Explored([script], writes=4)
+    assert all((actions == 2 + TASK.action_start).all() for actions in script.actions)
+    assert all((raw.action == 2).all() for raw in explored.steps)
+
+
+def test_while_one_group_steps_the_other_gets_its_actions() -> None:
+    events: list[str] = []
+    Explored([Script("A", events=events), Script("B", events=events)], writes=12)
+    assert events[:6] == ["start A", "start B", "wait A", "start A", "wait B", "start B"]
+    stepping: set[str] = set()
+    for event in events:
+        kind, name = event.split()
+        if kind == "wait":
+            assert stepping == {"A", "B"}, "a group stepped alone"
+        stepping ^= {name}
+
+
+def test_episodes_and_returns_are_counted_when_they_end() -> None:
+    explored = Explored([Script(num_envs=2, length=3)], writes=1 + 7)
+    counters = explored.counters
+    assert counters.get("env_steps") == 14
+    assert counters.get("episodes") == 4
+    assert counters.get("return_sum") == 2 * (3 + 6)
+    assert counters.get("recent_returns") == 4
+    assert counters.get("recent_return_sum") == 2 * (3 + 6)
+    assert counters.get("first_step_at_s") > 0
+
+
+def test_an_explorer_ends_when_every_env_has_used_up_its_episodes() -> None:
+    scripts = [Script("A", num_envs=2, length=3), Script("B", num_envs=1, length=5)]
+    explored = Explored(scripts, writes=10_000, config=TrainConfig(episodes=2))
+    assert not explored.run.is_stopped
+    assert explored.counters.get("explorers_finished") == 1
+    assert explored.counters.get("episodes") == 2 * 3
+    assert explored.counters.get("env_steps") == 2 * (2 * 3 + 5)
+    assert [script.closed for script in scripts] == [1, 1]
+
+
+def test_an_env_that_has_used_up_its_episodes_steps_on_unsent() -> None:
+    script = Script(num_envs=2, length=4, faults={2: [0]})  # row 0 plays its one episode after the fault
+    explored = Explored([script], writes=10_000, config=TrainConfig(episodes=1))
+    assert explored.counters.get("episodes") == 2
+    sent = np.array([raw.valid for raw in explored.written])
+    assert sent.tolist() == [
+        [False] * 2,
+        [True] * 2,
+        [False, True],
+        [True] * 2,
+        [True] * 2,
+        [True, False],
+        [True, False],
+    ]
+
+
+def test_a_failed_env_is_not_learned_from_and_is_counted() -> None:
+    explored = Explored([Script(num_envs=3, length=4, faults={2: [1], 3: [1, 2]})], writes=5)
+    valid = [raw.valid.tolist() for raw in explored.written[1:]]
+    assert valid == [[True, True, True], [True, False, True], [True, False, False], [True, True, True]]
+    assert explored.counters.get("faults") == 3
+    assert explored.counters.get("env_steps") == 9
+    assert explored.counters.get("return_sum") == 4 * 1, "only row 0 has finished an episode"
+
+
+def test_lost_envs_are_opened_again_and_their_windows_broken() -> None:
+    script = Script(losses={3: SessionLost("gone")}, failing_opens=[])
+    explored = Explored([script], writes=8)
+    assert (script.opened, script.closed) == (2, 2)
+    assert explored.counters.get("reopened") == 1
+    valid = [bool(raw.valid.any()) for raw in explored.written]
+    assert valid == [False, True, True, False, True, True, True, True]
+    assert [raw.obs[0, 0] for raw in explored.steps] == [1, 1, 2, 2, 2, 2]
+    assert script.seeds[0] != script.seeds[1]
+
+
+def test_a_group_that_is_lost_does_not_disturb_the_other() -> None:
+    scripts = [Script("A", losses={2: ServerUnreachable("nobody there")}), Script("B")]
+    explored = Explored(scripts, writes=20)
+    assert [script.opened for script in scripts] == [2, 1]
+    others = [raw.obs[0, 2] for raw in explored.steps if raw.group == 1]
+    assert others == [t % 4 for t in range(len(others))]
+
+
+def test_envs_that_stay_lost_end_the_explorer_with_their_error() -> None:
+    script = Script(failing_opens=[ServerUnreachable("nobody there")] * 3)
+    with pytest.raises(ServerUnreachable, match="nobody there"):
+        Explored([script], writes=5, config=TrainConfig(reopen_attempts=3))
+    assert script.failing_opens == []
+
+
+def test_envs_that_come_back_within_the_limit_are_used() -> None:
+    script = Script(failing_opens=[ServerUnreachable("nobody there")] * 2)
+    assert Explored([script], writes=5, config=TrainConfig(reopen_attempts=3)).counters.get("env_steps") == 12
+
+
+def test_envs_in_another_autoreset_mode_are_refused() -> None:
+    with pytest.raises(ConfigError, match="SAME_STEP"):
+        Explored([Script(autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP)], writes=5)
+
+
+def test_an_episode_without_its_final_observation_is_an_error() -> None:
+    with pytest.raises(RunError, match="final observation"):
+        Explored([Script(omits_final_obs=True)], writes=100)
+
+
+def test_nothing_is_stepped_before_the_gate_opens() -> None:
+    run, counters, script = FakeRun({"learner"}), FakeCounters(), Script()
+    threading.Timer(0.02, run.stop).start()
+    group = ExplorerGroup(0, script.open, constant(0))
+    run_explorer(TrainConfig(), TASK, [group], ListedSteps(), counters.row("e"), run.control("e"))
+    assert (script.opened, script.closed, script.steps) == (1, 1, 0)
+    assert counters.get("first_step_at_s") == 0
+
+
+def test_a_stop_ends_an_explorer_whose_learner_takes_nothing() -> None:
+    class FullSteps(ListedSteps):
+        def write(self, steps: Any, timeout_s: float) -> bool:
+            run.stop()
+            return False
+
+    run, script = FakeRun(set()), Script()
+    group = ExplorerGroup(0, script.open, constant(0))
+    run_explorer(TrainConfig(), TASK, [group], FullSteps(), FakeCounters().row("e"), run.control("e"))
+    assert script.closed == 1
+
+
+def test_the_terminal_step_of_every_episode_reaches_the_replay_buffer(tmp_path: Path) -> None:
+    def cartpole() -> gymnasium.Env[Any, Any]:
+        return gymnasium.make("CartPole-v1")
+
+    run, counters = FakeRun(set()), FakeCounters()
+    steps = ListedSteps(run, 300)
+    config = TrainConfig(hidden="8")
+    with gymnasium.make("CartPole-v1") as env:
+        task = task_of(env.observation_space, env.action_space)
+    rng = np.random.default_rng(0)
+    actions = [ScriptedActions(lambda obs: rng.integers(0, 2, len(obs))) for _ in range(2)]
+    groups = [ExplorerGroup(number, lambda: local_envs(cartpole, 4), client) for number, client in enumerate(actions)]
+    run_explorer(config, task, groups, steps, counters.row("e"), run.control("e"))
+
+    training = Training(config, task, new_arrays(replay_layout(config, task)), FakeWeights(), counters.row("l"))
+    for raw in steps.written:
+        training.take(raw)
+    stored = {name: array[: len(training.replay)] for name, array in training.replay.arrays.items()}
+    terminal = stored["discount"] == 0
+    endings = np.unique(stored["next_obs"][terminal], axis=0)
+    assert counters.get("episodes") > 50
+    assert len(endings) == counters.get("episodes")
+    has_fallen = (np.abs(endings[:, 0]) > 2.4) | (np.abs(endings[:, 2]) > 12 * np.pi / 180)
+    assert has_fallen.all(), "the final observation is the fallen pole's, not the next episode's first"
+    one_step = terminal & (stored["reward"] == np.float32(config.reward_scale))
+    assert one_step.sum() == counters.get("episodes"), "the last step itself is there, not only those before it"
+
+
+def test_envs_are_lent_to_the_evaluator_and_opened_again() -> None:
+    scripts = [Script("A", num_envs=1)]
+    run, counters = FakeRun(set()), FakeCounters()
+    evaluator = counters.row("evaluator")
+    lent = threading.Event()
+
+    class Steps(ListedSteps):
+        def write(self, steps: Any, timeout_s: float) -> bool:
+            if len(self.written) == 3:
+                evaluator.set("wants_envs", 1)
+                threading.Thread(target=borrow).start()
+            return super().write(steps, timeout_s)
+
+    def borrow() -> None:
+        while not counters.get("lent"):
+            pass
+        assert (scripts[0].opened, scripts[0].closed) == (1, 1)
+        lent.set()
+        evaluator.set("wants_envs", 0)
+
+    steps = Steps(run, 8)
+    groups = [ExplorerGroup(0, scripts[0].open, constant(0))]
+    run_explorer(TrainConfig(), TASK, groups, steps, counters.row("e"), run.control("e"), lends_envs=True)
+    assert lent.is_set()
+    assert counters.get("lent") == 0
+    assert (scripts[0].opened, scripts[0].closed) == (2, 2)
+    assert [bool(raw.valid.any()) for raw in steps.written] == [False, True, True, True, False, True, True, True]

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from multiserverrl.train.channels import ActionRequest
+from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.inference import exploration_rng, run_inference
+from multiserverrl.train.networks import mlp, new_mlp
+from multiserverrl.train.task import Task
+from tests.train.fakes import FakeCounters, FakeRun, FakeWeights
+
+TASK = Task(obs_shape=(2,), num_actions=3)
+CONFIG = TrainConfig(hidden="8", epsilon_start=0.0, epsilon_end=0.0, inference_deadline_s=30.0)
+
+
+Arrivals = list[list[ActionRequest]]
+
+
+class ScriptedServer:
+    """Gives out arrivals one list at a time, then stops the run; keeps the answers."""
+
+    def __init__(
+        self, run: FakeRun, arrivals: list[list[ActionRequest]], then: Callable[[], None] | None = None
+    ) -> None:
+        self._run, self._arrivals, self._then = run, arrivals, then
+        self.answers: list[tuple[int, np.ndarray, int]] = []
+        self.waits: list[float] = []
+
+    def requests(self, timeout_s: float) -> list[ActionRequest]:
+        self.waits.append(timeout_s)
+        if self._arrivals:
+            return self._arrivals.pop(0)
+        self._run.stop()
+        return []
+
+    def answer(self, group: int, actions: np.ndarray, weights_version: int) -> None:
+        self.answers.append((group, actions.copy(), weights_version))
+        if self._then is not None:
+            self._then()
+
+
+def request(group: int, size: int, seed: int = 0) -> ActionRequest:
+    return ActionRequest(group, np.random.default_rng([seed, group]).normal(size=(size, 2)).astype(np.float32))
+
+
+def weights_of(seed: int) -> dict[str, Any]:
+    return new_mlp(np.random.default_rng(seed), 2, (8,), 3)
+
+
+def served(
+    arrivals: Arrivals,
+    *,
+    num_envs: int,
+    config: TrainConfig = CONFIG,
+    weights: FakeWeights | None = None,
+    env_steps: int = 0,
+) -> tuple[ScriptedServer, FakeCounters]:
+    run, counters = FakeRun(set()), FakeCounters()
+    counters.row("explorer").set("env_steps", env_steps)
+    server = ScriptedServer(run, arrivals)
+    if weights is None:
+        weights = FakeWeights()
+        weights.publish(weights_of(0), 1)
+    run_inference(config, TASK, num_envs, server, weights, counters.row("i"), run.control("i"))
+    return server, counters
+
+
+def test_each_group_gets_the_actions_of_its_own_observations() -> None:
+    asked = [request(4, 3), request(2, 5), request(7, 1)]
+    server, counters = served([asked], num_envs=18)
+    assert [group for group, _, _ in server.answers] == [4, 2, 7]
+    for (_, actions, version), one in zip(server.answers, asked, strict=True):
+        np.testing.assert_array_equal(actions, mlp(weights_of(0), one.obs).argmax(axis=1))
+        assert version == 1
+    assert (counters.get("batches"), counters.get("batch_rows")) == (1, 9)
+
+
+def test_a_batch_is_complete_by_size() -> None:
+    _, counters = served([[request(0, 2)], [request(1, 2)], [request(2, 2)], [request(3, 2)]], num_envs=8)
+    assert (counters.get("batches"), counters.get("batch_rows")) == (2, 8)
+
+
+def test_a_batch_never_waits_for_more_than_half_of_the_envs() -> None:
+    server, counters = served([[request(0, 1)], [request(0, 1, seed=1)]], num_envs=1)
+    assert counters.get("batches") == 2
+    assert set(server.waits) == {0.1}, "a lone env never waits for others"
+
+
+def test_an_incomplete_batch_is_answered_at_its_deadline() -> None:
+    config = TrainConfig(hidden="8", inference_deadline_s=0.0)
+    _, counters = served([[request(0, 2)], [request(1, 2)]], num_envs=100, config=config)
+    assert (counters.get("batches"), counters.get("batch_rows")) == (2, 4)
+
+
+def test_the_newest_weights_act() -> None:
+    run, counters, weights = FakeRun(set()), FakeCounters(), FakeWeights()
+    weights.publish(weights_of(0), 1)
+    arrivals = [[request(0, 40)], [request(0, 40, seed=1)]]
+    obs = [one[0].obs for one in arrivals]
+    server = ScriptedServer(run, arrivals, then=lambda: weights.publish(weights_of(5), weights.version() + 1))
+    run_inference(CONFIG, TASK, 1, server, weights, counters.row("i"), run.control("i"))
+    assert [version for _, _, version in server.answers] == [1, 2]
+    for (_, actions, _), seen, seed in zip(server.answers, obs, (0, 5), strict=True):
+        np.testing.assert_array_equal(actions, mlp(weights_of(seed), seen).argmax(axis=1))
+
+
+def test_epsilon_follows_the_env_steps_of_the_whole_run() -> None:
+    config = TrainConfig(hidden="8", epsilon_start=1.0, epsilon_end=0.0, epsilon_steps=1000)
+    asked = request(0, 2000)
+    best = mlp(weights_of(0), asked.obs).argmax(axis=1)
+    for env_steps, epsilon in ((0, 1.0), (500, 0.5), (1000, 0.0)):
+        server, counters = served([[asked]], num_envs=1, config=config, env_steps=env_steps)
+        assert counters.get("epsilon") == epsilon
+        assert np.mean(server.answers[0][1] != best) == pytest.approx(epsilon * 2 / 3, abs=0.04)
+
+
+def test_random_actions_before_any_weights_are_for_the_warm_up_alone() -> None:
+    config = TrainConfig(hidden="8", warmup_steps=100)
+    server, _ = served([[request(0, 50)]], num_envs=1, config=config, weights=FakeWeights(), env_steps=99)
+    ((_, actions, version),) = server.answers
+    assert version == 0
+    assert set(actions.tolist()) == {0, 1, 2}
+
+
+def test_after_the_warm_up_it_waits_for_weights() -> None:
+    weights = FakeWeights()
+    threading.Timer(0.05, weights.publish, (weights_of(0), 3)).start()
+    config = TrainConfig(hidden="8", warmup_steps=100)
+    server, _ = served([[request(0, 50)]], num_envs=1, config=config, weights=weights, env_steps=100)
+    assert [version for _, _, version in server.answers] == [3]
+
+
+def test_exploration_is_named_by_seed_and_env_steps() -> None:
+    draws = [exploration_rng(seed, steps).random(8).tolist() for seed, steps in ((0, 0), (0, 0), (0, 64), (1, 0))]
+    assert draws[0] == draws[1]
+    assert draws[0] != draws[2]
+    assert draws[0] != draws[3]

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from multiserverrl.errors import CheckpointError, RunError
+from multiserverrl.train.channels import RawSteps
+from multiserverrl.train.checkpoint import load_newest
+from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.learner import Training, replay_layout, run_learner
+from multiserverrl.train.replay import new_arrays
+from multiserverrl.train.task import Task
+from multiserverrl.train.weights import publication_of
+from tests.train.fakes import FakeCounters, FakeRun, FakeWeights
+
+TASK = Task(obs_shape=(2,), num_actions=2)
+CONFIG = TrainConfig(hidden="8", warmup_steps=40, buffer_size=300, batch_size=16, publish_every=4, n_step=3)
+
+
+def raw_steps(number: int, N: int = 8) -> RawSteps:
+    rng = np.random.default_rng(number)
+    return RawSteps(
+        group=number % 2,
+        obs=rng.normal(size=(N, 2)).astype(np.float32),
+        action=rng.integers(0, 2, N),
+        reward=rng.normal(size=N).astype(np.float32),
+        terminated=rng.random(N) < 0.1,
+        truncated=np.zeros(N, bool),
+        next_obs=rng.normal(size=(N, 2)).astype(np.float32),
+        valid=np.ones(N, bool),
+        weights_version=1,
+    )
+
+
+class ListedReader:
+    """Gives out `count` raw steps and counts them as an explorer would, then stops the run."""
+
+    def __init__(self, run: FakeRun, counters: FakeCounters, first: int, count: int) -> None:
+        self._run, self._numbers, self._explorer = run, list(range(first, first + count)), counters.row("explorer")
+
+    def read(self, timeout_s: float) -> RawSteps | None:
+        if not self._numbers:
+            self._run.stop()
+            return None
+        steps = raw_steps(self._numbers.pop(0))
+        self._explorer.add("env_steps", len(steps.valid))
+        return steps
+
+
+class Learned:
+    """A whole learner process on so many raw steps."""
+
+    def __init__(
+        self,
+        directory: Path,
+        first: int,
+        count: int,
+        config: TrainConfig = CONFIG,
+        *,
+        counters: FakeCounters | None = None,
+        task: Task = TASK,
+        replay_arrays: dict[str, Any] | None = None,
+    ) -> None:
+        self.run, self.weights, self.counters = FakeRun(set()), FakeWeights(), counters or FakeCounters()
+        reader = ListedReader(self.run, self.counters, first, count)
+        ends = self.counters.row("learner"), self.run.control("learner")
+        run_learner(config, task, reader, self.weights, *ends, directory, replay_arrays=replay_arrays)
+
+
+def test_updates_are_exactly_those_that_the_replay_ratio_is_worth(tmp_path: Path) -> None:
+    counters = Learned(tmp_path, 0, 60, replace(CONFIG, replay_ratio=0.5, publish_every=1)).counters
+    inserted = counters.get("inserted")
+    assert inserted > 400
+    assert counters.get("updates") == np.floor((inserted - 40) * 0.5)
+    assert counters.get("replay_ratio") == pytest.approx(0.5, abs=0.003)
+    assert counters.get("replay_size") == 300
+
+
+def test_it_is_ready_only_when_its_first_weights_are_there(tmp_path: Path) -> None:
+    run, counters, weights = FakeRun(set()), FakeCounters(), FakeWeights()
+    versions = []
+
+    class Control:
+        def ready(self) -> None:
+            versions.append(weights.version())
+            run.stop()
+
+        def is_stopping(self) -> bool:
+            return run.is_stopped
+
+        def wait_until_started(self) -> bool:
+            return True
+
+    run_learner(CONFIG, TASK, ListedReader(run, counters, 0, 0), weights, counters.row("l"), Control(), tmp_path)
+    assert versions == [1]
+
+
+def test_weights_are_published_in_time_with_what_they_were_made_from(tmp_path: Path) -> None:
+    learned = Learned(tmp_path, 0, 40)
+    assert (
+        learned.counters.get("weights_version") == learned.weights.version() == 1 + learned.counters.get("updates") // 4
+    )
+    newest = learned.weights.read()
+    assert newest is not None
+    publication = publication_of(newest[0])
+    assert publication.updates == learned.counters.get("updates")
+    assert 0 < publication.env_steps <= learned.counters.get("env_steps")
+
+
+def test_a_stopped_run_goes_on_exactly_where_it_was(tmp_path: Path) -> None:
+    first = Learned(tmp_path, 0, 40)
+    before = load_newest(tmp_path)
+    resumed = Learned(tmp_path, 40, 0)
+    after = load_newest(tmp_path)
+    assert before is not None
+    assert after is not None
+    assert before.arrays.keys() == after.arrays.keys()
+    for name, array in before.arrays.items():
+        np.testing.assert_array_equal(after.arrays[name], array, err_msg=name)
+    same = {name: value for name, value in before.state.items() if name != "version"}
+    assert {name: value for name, value in after.state.items() if name != "version"} == same
+    assert resumed.counters.get("env_steps") == first.counters.get("env_steps") == 320
+    assert resumed.counters.get("updates") == before.state["updates"]
+    assert resumed.weights.version() > before.state["version"]
+    assert resumed.counters.get("wall_before_s") == before.state["wall_s"] > 0
+
+
+def test_a_resumed_learner_makes_the_updates_that_the_first_would_have_made(tmp_path: Path) -> None:
+    counters, config = FakeCounters(), CONFIG
+
+    def training() -> Training:
+        return Training(config, TASK, new_arrays(replay_layout(config, TASK)), FakeWeights(), counters.row("l"))
+
+    first, second = training(), training()
+    for number in range(10):
+        steps = raw_steps(number)
+        steps.truncated = ~steps.terminated  # no window stays open
+        first.take(steps)
+        while first.owes_updates():
+            first.update()
+    second.resume(first.checkpoint())
+    for trained in (first, second):
+        for number in range(10, 20):
+            trained.take(raw_steps(number))
+            while trained.owes_updates():
+                trained.update()
+    assert second.updates == first.updates > 0
+    for name, array in first.learner.state().items():
+        np.testing.assert_array_equal(second.learner.state()[name], array)
+
+
+def test_a_learner_that_starts_again_keeps_the_replay_buffer_that_outlived_it(tmp_path: Path) -> None:
+    arrays = new_arrays(replay_layout(CONFIG, TASK))
+    first = Learned(tmp_path, 0, 20, replay_arrays=arrays)
+    obs = arrays["obs"].copy()
+    inserted = first.counters.get("inserted")
+    again = Learned(tmp_path, 20, 0, replay_arrays=arrays, counters=first.counters)
+    np.testing.assert_array_equal(arrays["obs"], obs)
+    assert arrays["inserted"][0] == inserted
+    assert again.counters.get("env_steps") == 160, "counters that outlived it are not counted twice"
+    assert again.weights.version() > first.weights.version()
+
+
+def test_a_checkpoint_of_another_env_is_refused(tmp_path: Path) -> None:
+    Learned(tmp_path, 0, 1)
+    with pytest.raises(CheckpointError, match="this run's env"):
+        Learned(tmp_path, 0, 0, task=Task(obs_shape=(3,), num_actions=2))
+
+
+@pytest.mark.parametrize(("setting", "value"), [("hidden", "16"), ("buffer_size", 100)])
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path, setting: str, value: Any) -> None:
+    Learned(tmp_path, 0, 40)
+    with pytest.raises(CheckpointError, match="other settings"):
+        Learned(tmp_path, 0, 0, replace(CONFIG, **{setting: value}))
+
+
+def test_checkpoints_are_written_in_time(tmp_path: Path) -> None:
+    assert Learned(tmp_path, 0, 6, replace(CONFIG, checkpoint_every_s=1e-9)).counters.get("checkpoints") == 6 + 1 + 1
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_its_weights_are_published(tmp_path: Path) -> None:
+    weights = FakeWeights()
+    training = Training(CONFIG, TASK, new_arrays(replay_layout(CONFIG, TASK)), weights, FakeCounters().row("learner"))
+    steps = [raw_steps(number) for number in range(12)]
+    for one in steps:
+        one.reward[:] = np.nan
+        training.take(one)
+    for _ in range(CONFIG.publish_every - 1):
+        training.update()
+    with pytest.raises(RunError, match="--learning-rate"):
+        training.update()
+    assert weights.version() == 0
