@@ -204,8 +204,9 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-def test_importing_the_package_imports_nothing_heavy() -> None:
-    code = f"import sys, {PACKAGE}; print(sorted({{'torch', 'gymnasium', 'numpy', 'ray'}} & set(sys.modules)))"
+def test_importing_the_package_imports_neither_torch_nor_ray_nor_its_own_rooms() -> None:
+    rooms = {f"{PACKAGE}.{room}" for room in ("server", "train", "launch", "testing", "wire")}
+    code = f"import sys, {PACKAGE}; print(sorted(({{'torch', 'ray'}} | {rooms}) & set(sys.modules)))"
     assert run_python(code).strip() == "[]"
 
 
