@@ -1,0 +1,174 @@
+"""Whole training runs through real processes, on envs in the explorers themselves: no server, quick, all else real."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from multiserverrl.errors import CheckpointError, ConfigError
+from multiserverrl.launch.config import LaunchConfig
+from multiserverrl.launch.evaluating import evaluate
+from multiserverrl.launch.progress import Silence
+from multiserverrl.launch.status import Status
+from multiserverrl.launch.training import Outcome, resumed_settings, train
+from multiserverrl.observe.metrics import read_metrics
+from multiserverrl.observe.rundir import RunDir
+from multiserverrl.train.checkpoint import load_newest
+from multiserverrl.train.config import TrainConfig
+
+# a policy that stays bad has short episodes
+TINY = TrainConfig(
+    hidden="16", warmup_steps=50, buffer_size=1000, eval_episodes=4, stop_at_return=1e9, learning_rate=1e-6
+)
+
+
+class Script(Silence):
+    """A progress that does something at the first status in which env steps are counted, and notes all lines."""
+
+    every_s = 0.0
+
+    def __init__(
+        self, act: Callable[[], None] = lambda: None, when: Callable[[Status], bool] = lambda status: True
+    ) -> None:
+        self._act, self._when = act, when
+        self.has_acted = False
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def show(self, status: Status) -> None:
+        if not self.has_acted and status.env_steps > 0 and self._when(status):
+            self.has_acted = True
+            self._act()
+
+
+def train_in(path: Path, config: TrainConfig, progress: Silence | None = None, *, resume: bool = False) -> Outcome:
+    where = {"resume": str(path)} if resume else {"run_dir": str(path)}
+    return train(LaunchConfig("CartPole-v1", count=4, is_local=True, **where), config, progress or Silence())
+
+
+def kill_child(role: str) -> None:
+    """SIGKILL to the one child that plays this role."""
+    living = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    (child,) = [child for child in living if any(role in word for word in child.cmdline())]
+    child.kill()
+
+
+def open_descriptors() -> dict[str, str]:
+    """What each open descriptor of this process is of."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one that listed
+            found[number] = os.readlink(f"/proc/self/fd/{number}")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> object:
+    descriptors = open_descriptors()
+    yield
+    gc.collect()  # an error's frames hold views of the channels
+    assert psutil.Process().children(recursive=True) == []
+    assert open_descriptors() == descriptors
+
+
+def test_a_run_ends_when_its_greedy_return_is_reached_and_keeps_the_weights_that_reached_it(tmp_path: Path) -> None:
+    outcome = train_in(tmp_path / "run", TrainConfig(stop_at_return=12.0, eval_episodes=4))
+    result = outcome.result
+    assert outcome.exit_code == 0
+    assert result is not None
+    assert result["solved"] is True
+    assert result["eval_mean"] >= 12.0
+    assert result["eval_episodes"] == 4
+    assert result["seed"] == 0
+    assert 0.0 <= result["wall_s"] <= result["ended_unix_s"] - result["first_step_unix_s"]
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["train"]["stop_at_return"] == 12.0
+    assert "torch" in config["versions"]
+    assert load_newest(tmp_path / "run" / "checkpoints") is not None
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["env_steps"] > 0
+    score = evaluate(tmp_path / "run", LaunchConfig(is_local=True), episodes=30)
+    assert score.n == 30
+    assert score.version == result["eval_version"]
+    assert score.mean > 9.0
+
+
+def test_episodes_used_up_end_a_run_unsolved_and_a_resume_goes_on_where_it_was(tmp_path: Path) -> None:
+    first = train_in(tmp_path / "run", TrainConfig(**{**vars(TINY), "episodes": 15}))
+    assert first.exit_code == 0
+    assert first.result is not None
+    assert first.result["solved"] is False
+    assert first.result["why"] == "episodes used up"
+    assert first.result["episodes"] == 60
+    assert first.result["updates"] > 0
+    launch, config = resumed_settings(tmp_path / "run")
+    assert (launch.env_id, launch.count, config.episodes) == ("CartPole-v1", 4, 15)
+    second = train_in(tmp_path / "run", config, resume=True)
+    assert second.result is not None
+    assert second.result["episodes"] == 120
+    assert second.result["env_steps"] > first.result["env_steps"]
+    assert second.result["updates"] > first.result["updates"]
+    assert second.result["wall_s"] > first.result["wall_s"]
+
+
+def test_a_signal_saves_a_checkpoint_says_how_to_go_on_and_writes_no_result(tmp_path: Path) -> None:
+    script = Script(lambda: os.kill(os.getpid(), signal.SIGTERM), when=lambda status: status.updates > 0)
+    outcome = train_in(tmp_path / "run", TINY, script)
+    assert outcome.result is None
+    assert outcome.exit_code == 128 + signal.SIGTERM
+    assert script.lines[-1] == f"interrupted; go on with: multiserverrl train --resume {tmp_path / 'run'}"
+    assert not (tmp_path / "run" / "result.json").exists()
+    checkpoint = load_newest(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.state["updates"] > 0
+
+
+def test_a_killed_explorer_inference_server_and_evaluator_are_started_again(tmp_path: Path) -> None:
+    def kill_three() -> None:
+        for role in ("entries:explorer", "entries:inference", "entries:evaluator"):
+            kill_child(role)
+
+    script = Script(kill_three)
+    outcome = train_in(tmp_path / "run", TrainConfig(**{**vars(TINY), "episodes": 40}), script)
+    assert script.has_acted
+    assert outcome.result is not None
+    assert outcome.result["why"] == "episodes used up"
+    assert outcome.result["updates"] > 0
+    assert outcome.result["eval_mean"] is not None
+
+
+def test_a_killed_learner_is_started_again_from_its_checkpoint(tmp_path: Path) -> None:
+    def has_checkpoint(status: Status) -> bool:
+        return status.updates > 0 and any((tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
+
+    script = Script(lambda: kill_child("entries:learner"), when=has_checkpoint)
+    settings = TrainConfig(**{**vars(TINY), "episodes": 60, "checkpoint_every_s": 0.1})
+    outcome = train_in(tmp_path / "run", settings, script)
+    assert script.has_acted
+    assert "the learner died by signal SIGKILL: going on from the last checkpoint" in script.lines
+    assert outcome.result is not None
+    assert outcome.result["why"] == "episodes used up"
+
+
+def test_a_second_run_in_the_same_directory_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    RunDir.create(tmp_path / "run", {}).close()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train_in(tmp_path / "run", TINY)
+
+
+def test_a_broken_checkpoint_ends_the_resume_with_its_path(tmp_path: Path) -> None:
+    train_in(tmp_path / "run", TrainConfig(**{**vars(TINY), "episodes": 1}))
+    for arrays in (tmp_path / "run" / "checkpoints").rglob("arrays.safetensors"):
+        arrays.write_bytes(b"\xff" * 100)
+    with pytest.raises(CheckpointError, match=r"checkpoint-0.*its checksum differs"):
+        train_in(tmp_path / "run", TINY, resume=True)
