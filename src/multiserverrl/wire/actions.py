@@ -13,7 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from multiserverrl.errors import ActionError, SpaceError
-from multiserverrl.wire.arrays import BatchLayout, Buffer, Leaf, flatten, is_fixed
+from multiserverrl.wire.arrays import BatchLayout, Buffer, Leaf, flatten, is_castable, is_fixed
 
 __all__ = ["ActionCodec"]
 
@@ -26,12 +26,12 @@ class ActionCodec:
     def __init__(self, space: spaces.Space[Any], num: int) -> None:
         self.space, self.num = space, num
         self.layout = BatchLayout(space, num) if is_fixed(space) else None
-        discrete = space if isinstance(space, spaces.Discrete) else None
-        self._discrete = discrete is not None
         self._is_plain = not isinstance(space, (spaces.Dict, spaces.Tuple))
-        if discrete is not None:
-            self._low, self._high = int(discrete.start), int(discrete.start + discrete.n) - 1
-            self._dtype = np.dtype(discrete.dtype)
+        self._discrete = isinstance(space, spaces.Discrete)
+        if isinstance(space, spaces.Discrete):
+            self._low, self._high = int(space.start), int(space.start) + int(space.n) - 1
+            self._dtype = np.dtype(space.dtype).newbyteorder("<")
+        self._bounds = [] if self.layout is None else [_bounds_of(leaf) for leaf in self.layout.leaves]
 
     @property
     def size_bytes(self) -> int:
@@ -55,36 +55,38 @@ class ActionCodec:
             view[...] = self._checked(leaf, part, leaf.name("action"))
         return bytes(body)
 
+    def pack_one(self, action: Any) -> bytes:
+        """Like `pack`, for a single action of a session with one env."""
+        if self._discrete and type(action) is int:  # the usual case
+            return self._packed_int(action)
+        try:
+            batch = np.asarray(action)[None] if self._is_plain else _batched(self.space, action)
+        except (TypeError, ValueError) as error:
+            raise ActionError(f"action is no array: {error}") from error
+        return self.pack(batch)
+
     def _packed_int(self, action: int) -> bytes:
         if not self._low <= action <= self._high:
             raise ActionError(f"action is {action}, which is not a member of {self.space}")
         return action.to_bytes(self._dtype.itemsize, "little", signed=self._dtype.kind == "i")
 
-    def pack_one(self, action: Any) -> bytes:
-        """Like `pack`, for a single action of a session with one env."""
-        if self._discrete and type(action) is int:  # the usual case
-            return self._packed_int(action)
-        if self._is_plain:
-            return self.pack(np.asarray(action)[None])
-        return self.pack(_batched(self.space, action))
-
     def _checked(self, leaf: Leaf, actions: Any, name: str) -> Array:
         try:
             array = np.asarray(actions)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ActionError(f"{name} is no array: {error}") from error
         wanted = (self.num, *leaf.shape)
         if array.shape != wanted:
-            raise ActionError(f"{name} has shape {array.shape}; {wanted} was expected for {self.num} envs")
+            raise ActionError(
+                f"{name} has shape {array.shape}; {wanted} was expected, the first axis for {self.num} env(s)"
+            )
         if array.dtype == leaf.dtype:
             return array
-        whole = array.dtype.kind in "iub" and leaf.dtype.kind in "iuf"
-        if not (whole or np.can_cast(array.dtype, leaf.dtype, "same_kind")):
-            raise ActionError(f"{name} is {array.dtype}; a cast to the space's {leaf.dtype} would not be safe")
-        cast = array.astype(leaf.dtype)
-        if whole and leaf.dtype.kind in "iu" and not (cast == array).all():
-            raise ActionError(f"{name} holds numbers that its {leaf.dtype} cannot hold")
-        return cast
+        if not is_castable(array, leaf.dtype):
+            what = "the numbers in it" if array.dtype.kind in "iub" else "its kind"
+            raise ActionError(f"{name} is {array.dtype}; a cast to the space's {leaf.dtype} would lose {what}")
+        with np.errstate(over="ignore"):  # beyond a Box's bounds they pass
+            return array.astype(leaf.dtype)
 
     def check(self, body: Buffer) -> None:
         """The check at the door: ActionError when these bytes are no actions of the space."""
@@ -98,8 +100,8 @@ class ActionCodec:
             if values and (min(values) < self._low or max(values) > self._high):
                 self._refuse_discrete(values)
             return
-        for leaf, view in zip(self.layout.leaves, self.layout.arrays(body), strict=True):
-            _check_leaf(leaf, view)
+        for leaf, bounds, view in zip(self.layout.leaves, self._bounds, self.layout.arrays(body), strict=True):
+            _check_leaf(leaf, bounds, view)
 
     def _refuse_discrete(self, values: list[int]) -> None:
         index, value = next((i, v) for i, v in enumerate(values) if not self._low <= v <= self._high)
@@ -110,36 +112,54 @@ class ActionCodec:
         if not isinstance(actions, (list, tuple)) or len(actions) != self.num:
             raise ActionError(f"a list of {self.num} actions was expected, not {type(actions).__name__}")
         for index, action in enumerate(actions):
-            if not self.space.contains(action):
+            if not _contains(self.space, action):
                 raise ActionError(f"action[{index}] is not a member of {self.space}: {str(action)[:80]}")
         return list(actions)
 
 
-def _check_leaf(leaf: Leaf, view: Array) -> None:
-    """`view` is (N, *shape)."""
-    name, space = leaf.name("action"), leaf.space
-    if isinstance(space, spaces.Box):
-        if leaf.dtype.kind == "f" and np.isnan(view).any():
-            raise ActionError(f"{name} of env {_first_row(np.isnan(view))} is NaN")
-        return
+def _contains(space: spaces.Space[Any], action: Any) -> bool:
+    """Gymnasium's own answer; it takes values of the right structure for granted, and these may be anything."""
+    try:
+        return bool(space.contains(action))
+    except Exception:
+        return False
+
+
+def _bounds_of(leaf: Leaf) -> tuple[Any, Any] | None:
+    """The smallest and largest member, inclusive; None for a Box of numbers, whose bounds may be passed."""
+    space = leaf.space
     if isinstance(space, spaces.Discrete):
-        low, high = int(space.start), int(space.start) + int(space.n) - 1
-        outside = (view < low) | (view > high)
-    elif isinstance(space, spaces.MultiDiscrete):
-        outside = (view < space.start) | (view - space.start >= space.nvec)
-    else:
-        outside = (view != 0) & (view != 1)
+        return int(space.start), int(space.start) + int(space.n) - 1
+    if isinstance(space, spaces.MultiDiscrete):  # start + nvec may be beyond the dtype, and wrap
+        high = np.minimum(space.start.astype(object) + space.nvec.astype(object) - 1, np.iinfo(leaf.dtype).max)
+        return space.start, np.asarray(high).astype(leaf.dtype)
+    return (0, 1) if isinstance(space, spaces.MultiBinary) or leaf.dtype.kind == "b" else None
+
+
+def _check_leaf(leaf: Leaf, bounds: tuple[Any, Any] | None, view: Array) -> None:
+    """`view` is (N, *shape)."""
+    if bounds is None:
+        if leaf.dtype.kind == "f" and np.isnan(view).any():
+            raise ActionError(f"{leaf.name('action')} of env {_first_row(np.isnan(view))} is NaN")
+        return
+    if leaf.dtype.kind == "b":  # a byte may hold what no bool does
+        view = view.view(np.uint8)
+    outside = (view < bounds[0]) | (view > bounds[1])
     if outside.any():
         row = _first_row(outside)
-        raise ActionError(f"{name} of env {row} is {view[row].tolist()}, which is not a member of {space}")
+        raise ActionError(
+            f"{leaf.name('action')} of env {row} is {view[row].tolist()}, which is not a member of {leaf.space}"
+        )
 
 
 def _batched(space: spaces.Space[Any], value: Any) -> Any:
     """One nested value as a batch of one; what is nested wrongly is left for `pack` to name."""
     if isinstance(space, spaces.Dict) and isinstance(value, dict):
         return {key: _batched(space.spaces[key], item) if key in space.spaces else item for key, item in value.items()}
-    if isinstance(space, spaces.Tuple) and isinstance(value, (tuple, list)):
-        return tuple(_batched(inner, item) for inner, item in zip(space.spaces, value, strict=False))
+    if isinstance(space, spaces.Tuple) and isinstance(value, (tuple, list)) and len(value) == len(space.spaces):
+        return tuple(_batched(inner, item) for inner, item in zip(space.spaces, value, strict=True))
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        return value
     return np.asarray(value)[None]
 
 

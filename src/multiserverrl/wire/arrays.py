@@ -56,7 +56,7 @@ def leaves_of(space: spaces.Space[Any], path: tuple[str | int, ...] = ()) -> lis
     if not isinstance(space, _LEAF_SPACES):
         raise SpaceError(f"a {type(space).__name__} space has no fixed size")
     assert space.shape is not None and space.dtype is not None
-    return [Leaf(path, space, np.dtype(space.dtype), tuple(space.shape))]
+    return [Leaf(path, space, np.dtype(space.dtype).newbyteorder("<"), tuple(space.shape))]
 
 
 def nest(space: spaces.Space[Any], arrays: list[Any]) -> Any:
@@ -77,7 +77,8 @@ def flatten(space: spaces.Space[Any], value: Any, of: str) -> list[Any]:
         return [part for key, inner in space.spaces.items() for part in flatten(inner, value[key], f"{of}[{key!r}]")]
     if isinstance(space, spaces.Tuple):
         if not isinstance(value, (tuple, list)) or len(value) != len(space.spaces):
-            raise SpaceError(f"{of} must be a tuple of {len(space.spaces)}, not {type(value).__name__}")
+            got = f"of {len(value)}" if isinstance(value, (tuple, list)) else type(value).__name__
+            raise SpaceError(f"{of} must be a tuple of {len(space.spaces)}, not {got}")
         return [part for i, inner in enumerate(space.spaces) for part in flatten(inner, value[i], f"{of}[{i}]")]
     return [value]
 
@@ -127,8 +128,9 @@ class BatchLayout:
 
 
 class StepLayout(BatchLayout):
-    """The body of an answer that bears observations: rewards (N,) f8, the obs leaves, terminated and truncated (N,) bool.
+    """The body of an answer that bears observations.
 
+    Rewards (N,) float64, the obs leaves, terminated (N,) bool, truncated (N,) bool.
     A space without a fixed size leaves the obs part empty: its observations travel as a tree.
     """
 
@@ -172,12 +174,12 @@ def _leaf_writer(leaf: Leaf, view: Array, of: str) -> Callable[[int, Any], None]
 
 
 def fit(leaf: Leaf, value: Any, of: str) -> Array:
-    """A value as an array of the leaf's shape, cast where no kind is lost; SpaceError otherwise."""
+    """A value as an array of the leaf's shape, cast where nothing of its kind is lost; SpaceError otherwise."""
     try:
         array = np.asarray(value)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise SpaceError(f"{leaf.name(of)} is no array: {error}") from error
-    if array.shape != leaf.shape or not (np.can_cast(array.dtype, leaf.dtype, "same_kind") or _is_whole(array, leaf)):
+    if array.shape != leaf.shape or not is_castable(array, leaf.dtype):
         raise SpaceError(
             f"{leaf.name(of)} is {array.dtype}{list(array.shape)}, the space says {leaf.dtype}{list(leaf.shape)}; "
             "wrap the env so that reset() and step() return what its space says"
@@ -185,9 +187,11 @@ def fit(leaf: Leaf, value: Any, of: str) -> Array:
     return array
 
 
-def _is_whole(array: Array, leaf: Leaf) -> bool:
-    """Python ints and bools that fit a leaf of integers (np.asarray makes int64 of them all)."""
-    if array.dtype.kind not in "iub" or leaf.dtype.kind not in "iu":
-        return False
-    limits = np.iinfo(leaf.dtype)
-    return bool(array.size == 0 or (int(array.min()) >= limits.min and int(array.max()) <= limits.max))
+def is_castable(array: Array, dtype: np.dtype[Any]) -> bool:
+    """Whether a cast keeps the kind of the numbers, and whole numbers exactly (np.asarray makes int64 of all ints)."""
+    if np.can_cast(array.dtype, dtype):
+        return True
+    if array.dtype.kind in "iub" and dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return bool(array.size == 0 or (int(array.min()) >= limits.min and int(array.max()) <= limits.max))
+    return bool(np.can_cast(array.dtype, dtype, "same_kind"))

@@ -15,7 +15,7 @@ import struct
 
 import msgspec
 
-from multiserverrl.errors import VersionMismatch, WireError
+from multiserverrl.errors import SpaceError, VersionMismatch, WireError
 from multiserverrl.wire.messages import PROTOCOL_VERSION, Answer, Request
 
 __all__ = ["decode_answer", "decode_request", "encode"]
@@ -28,12 +28,17 @@ _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 
+_NOT_OURS = (msgspec.DecodeError, ValueError, TypeError, RecursionError)  # bad UTF-8, unhashable keys, deep nesting
+
 Buffer = bytes | bytearray | memoryview
 
 
 def encode(message: Request | Answer, body: Buffer = b"") -> bytes:
-    """A message as one frame."""
-    header = _encoder.encode(message)
+    """A message as one frame; SpaceError for a text in it that is not Unicode."""
+    try:
+        header = _encoder.encode(message)
+    except UnicodeEncodeError as error:
+        raise SpaceError(f"a text that is not Unicode cannot be carried: {error}") from error
     size = len(header)
     prefix = _PREFIX.pack(_MAGIC, PROTOCOL_VERSION, 0, size)
     return b"".join((prefix, header, _PADDING[size % 8], body))
@@ -44,7 +49,7 @@ def decode_request(frame: Buffer) -> tuple[Request, memoryview]:
     header, body = _split(frame)
     try:
         return _requests.decode(header), body
-    except msgspec.DecodeError as error:
+    except _NOT_OURS as error:
         raise WireError(f"the frame's header is no request: {error}") from error
 
 
@@ -53,7 +58,7 @@ def decode_answer(frame: Buffer) -> tuple[Answer, memoryview]:
     header, body = _split(frame)
     try:
         return _answers.decode(header), body
-    except msgspec.DecodeError as error:
+    except _NOT_OURS as error:
         raise WireError(f"the frame's header is no answer: {error}") from error
 
 

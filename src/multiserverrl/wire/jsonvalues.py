@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector.utils import concatenate, create_empty_array
 
 from multiserverrl.errors import ActionError, WireError
 from multiserverrl.wire.spaces import json_number, number_from_json
 
 __all__ = ["from_json", "to_json"]
+
+_MAX_DEPTH = 32  # axes of an array; NumPy before 2.0 knows no more
 
 
 def to_json(value: Any) -> Any:
@@ -24,7 +27,7 @@ def to_json(value: Any) -> Any:
     if isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)):
         return json_number(value)
     if isinstance(value, np.ndarray):
-        return [to_json(item) for item in value] if value.ndim else to_json(value[()])
+        return _array_to_json(value)
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, spaces.GraphInstance):
@@ -34,6 +37,13 @@ def to_json(value: Any) -> Any:
     return str(value)
 
 
+def _array_to_json(array: np.ndarray[Any, Any]) -> Any:
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "b" or (kind in "iu" and size <= 4) or (kind == "f" and size <= 8 and np.isfinite(array).all()):
+        return array.tolist()  # JSON holds them all
+    return [to_json(item) for item in array] if array.ndim else to_json(array[()])
+
+
 def from_json(space: spaces.Space[Any], value: Any, name: str = "action") -> Any:
     """A value of the space from its JSON; ActionError names what is of the wrong shape or kind."""
     if isinstance(space, spaces.Dict):
@@ -41,11 +51,11 @@ def from_json(space: spaces.Space[Any], value: Any, name: str = "action") -> Any
             raise ActionError(f"{name} must be an object with the keys {list(space.spaces)}")
         return {key: from_json(inner, value[key], f"{name}[{key!r}]") for key, inner in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        parts = _list_of(value, len(space.spaces), name)
-        return tuple(from_json(inner, part, f"{name}[{i}]") for i, (inner, part) in enumerate(zip(space.spaces, parts)))
+        parts = zip(space.spaces, _list_of(value, len(space.spaces), name), strict=True)
+        return tuple(from_json(inner, part, f"{name}[{i}]") for i, (inner, part) in enumerate(parts))
     if isinstance(space, spaces.OneOf):
         index, inner = _list_of(value, 2, name)
-        if not isinstance(index, int) or not 0 <= index < len(space.spaces):
+        if type(index) is not int or not 0 <= index < len(space.spaces):
             raise ActionError(f"{name}[0] must name one of {len(space.spaces)} spaces")
         return np.int64(index), from_json(space.spaces[index], inner, f"{name}[1]")
     if isinstance(space, spaces.Text):
@@ -68,38 +78,62 @@ def _list_of(value: Any, length: int, name: str) -> list[Any]:
 def _sequence(space: spaces.Sequence, value: Any, name: str) -> Any:
     if not isinstance(value, list):
         raise ActionError(f"{name} must be a list, not {type(value).__name__}")
-    items = [from_json(space.feature_space, item, f"{name}[{index}]") for index, item in enumerate(value)]
-    return np.stack(items) if space.stack and items else tuple(items)
+    return _stacked(space.feature_space, value, name) if space.stack else _items(space.feature_space, value, name)
+
+
+def _items(space: spaces.Space[Any], values: list[Any], name: str) -> tuple[Any, ...]:
+    return tuple(from_json(space, item, f"{name}[{index}]") for index, item in enumerate(values))
+
+
+def _stacked(space: spaces.Space[Any], values: Any, name: str) -> Any:
+    """A list of values of a space as one batch of it."""
+    if not isinstance(values, list):
+        raise ActionError(f"{name} must be a list, not {type(values).__name__}")
+    items = _items(space, values, name)
+    empty = create_empty_array(space, len(items))
+    return concatenate(space, items, empty) if items else empty  # type: ignore[arg-type]
 
 
 def _graph(space: spaces.Graph, value: Any, name: str) -> spaces.GraphInstance:
     if not isinstance(value, dict) or not {"nodes", "edges", "edge_links"} >= value.keys() >= {"nodes"}:
         raise ActionError(f"{name} must be an object with nodes, edges and edge_links")
-    nodes = np.array(_numbers(value["nodes"], name), space.node_space.dtype)
+    nodes = _stacked(space.node_space, value["nodes"], f"{name}['nodes']")
     edges, links = value.get("edges"), value.get("edge_links")
+    if edges is None and links is None:
+        return spaces.GraphInstance(nodes, None, None)
+    if edges is None or links is None or space.edge_space is None:
+        raise ActionError(f"{name} must have edges and edge_links, both or neither, as {space} says")
+    pairs = spaces.Box(0, max(0, len(value["nodes"]) - 1), (2,), np.int32)
     return spaces.GraphInstance(
         nodes,
-        None if edges is None or space.edge_space is None else np.array(_numbers(edges, name), space.edge_space.dtype),
-        None if links is None else np.array(_numbers(links, name), np.int32).reshape(-1, 2),
+        _stacked(space.edge_space, edges, f"{name}['edges']"),
+        _stacked(pairs, links, f"{name}['edge_links']"),
     )
 
 
 def _array(space: spaces.Space[Any], value: Any, name: str) -> Any:
     try:
-        array = np.array(_numbers(value, name))
+        array = np.array(_numbers(value, name, 0))
     except (ValueError, OverflowError) as error:
         raise ActionError(f"{name} is no array: {error}") from error
-    assert space.shape is not None and space.dtype is not None
-    if array.shape != space.shape:
+    assert space.shape is not None
+    dtype = np.dtype(space.dtype)
+    if array.shape != space.shape and not (array.size == 0 and 0 in space.shape):
         raise ActionError(f"{name} has shape {array.shape}; the space {space} says {space.shape}")
-    if np.dtype(space.dtype).kind in "iu" and array.dtype.kind not in "iub":
+    if dtype.kind in "iub" and array.size and array.dtype.kind not in "iub":
         raise ActionError(f"{name} must be whole numbers, as {space} says, not {array.dtype}")
-    return array.astype(space.dtype)[()]
+    with np.errstate(over="ignore"):
+        cast = array.reshape(space.shape).astype(dtype)
+    if dtype.kind in "iub" and not (cast == array.reshape(space.shape)).all():
+        raise ActionError(f"{name} holds numbers that {dtype} cannot hold")
+    return cast[()]
 
 
-def _numbers(value: Any, name: str) -> Any:
+def _numbers(value: Any, name: str, depth: int) -> Any:
     if isinstance(value, list):
-        return [_numbers(item, name) for item in value]
+        if depth > _MAX_DEPTH:
+            raise ActionError(f"{name} is nested more than {_MAX_DEPTH} deep")
+        return [_numbers(item, name, depth + 1) for item in value]
     if isinstance(value, bool):
         return int(value)
     try:

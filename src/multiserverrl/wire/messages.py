@@ -6,7 +6,7 @@ that touches envs bears its lane and seq; its answer bears the same. Trees are b
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import Any
 
 import msgspec
 
@@ -19,6 +19,7 @@ __all__ = [
     "Close",
     "Closed",
     "EnvInfo",
+    "Finals",
     "Open",
     "Opened",
     "Refused",
@@ -139,17 +140,27 @@ class Resumed(msgspec.Struct, array_like=True, frozen=True, tag="resumed"):
     last_seqs: list[int]
 
 
+class Finals(msgspec.Struct, array_like=True, frozen=True):
+    """Final observations of some rows of a lane: `content` is a batch of them (`arrays.BatchLayout`)."""
+
+    rows: list[int]
+    content: bytes
+
+
 class Stepped(msgspec.Struct, array_like=True, frozen=True, tag="stepped"):
     """The answer to Reset and Step: rewards, observations and ends are the body (`arrays.StepLayout`).
 
     `infos`: trees, each a dict from env (its row in the lane) to that env's info; envs without one
     are left out. `observations`: trees of {row: observation}, for spaces without a fixed size.
+    `finals`: the last observations of episodes that ended in same_step, for spaces of fixed size; what
+    Gymnasium calls `final_obs`. Elsewhere a `final_obs` stands in the env's info.
     """
 
     lane: int
     seq: int
     infos: list[bytes] = []
     observations: list[bytes] = []
+    finals: list[Finals] = []
 
 
 class Rendered(msgspec.Struct, array_like=True, frozen=True, tag="rendered"):
@@ -186,5 +197,5 @@ class Refused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
     is_final: bool = False
 
 
-Request = Union[Open, Resume, Reset, Step, Render, Call, Close]
-Answer = Union[Opened, Resumed, Stepped, Rendered, Called, Closed, Refused]
+Request = Open | Resume | Reset | Step | Render | Call | Close
+Answer = Opened | Resumed | Stepped | Rendered | Called | Closed | Refused

@@ -49,7 +49,9 @@ class ServerLane:
         """Decide about a request; SeqError refuses it and changes nothing."""
         if self.running_seq is not None:
             if seq != self.running_seq:
-                raise SeqError(f"seq {seq} came while seq {self.running_seq} runs; send one request at a time on a lane")
+                raise SeqError(
+                    f"seq {seq} came while seq {self.running_seq} runs; send one request at a time on a lane"
+                )
             if digest != self.running_digest:
                 raise SeqError(f"seq {seq} runs, and this is another request with the same seq")
             return Verdict.WAIT
@@ -88,7 +90,7 @@ class ServerSession:
 
     def authenticate(self, secret: str) -> None:
         """Unauthorized unless the secret is the session's own; compared in constant time."""
-        if not hmac.compare_digest(secret.encode(), self.secret.encode()):
+        if not hmac.compare_digest(secret.encode(errors="replace"), self.secret.encode()):
             raise Unauthorized("the session's secret is wrong")
 
     def attach(self, connection: int, now: float) -> int | None:
@@ -101,7 +103,9 @@ class ServerSession:
         """Like `attach`, for a client that comes back; returns the fenced connection."""
         self.authenticate(secret)
         if incarnation != self.incarnation:
-            raise SessionLost(f"session {self.id} has other envs now (incarnation {self.incarnation}, not {incarnation})")
+            raise SessionLost(
+                f"session {self.id} has other envs now (incarnation {self.incarnation}, not {incarnation})"
+            )
         return self.attach(connection, now)
 
     def check_holder(self, connection: int | None) -> None:

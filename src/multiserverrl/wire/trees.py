@@ -1,11 +1,14 @@
 """Nested plain values with arrays in them (infos, options, actions of spaces without a fixed size), as bytes.
 
 MessagePack with extensions, so that what arrives equals what was sent: arrays, NumPy scalars, tuples,
-graphs, and integers beyond 64 bits. Never pickle: an object of any other type is refused by its path.
+graphs, dicts with keys of these kinds, and integers beyond 64 bits. Never pickle: an object of any
+other type is refused by its path.
 """
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -16,10 +19,13 @@ from multiserverrl.errors import SpaceError, WireError
 
 __all__ = ["carriable", "pack_tree", "unpack_tree"]
 
-_ARRAY, _SCALAR, _TUPLE, _BIG_INT, _OBJECT_ARRAY, _GRAPH = 1, 2, 3, 4, 5, 6
+_ARRAY, _SCALAR, _TUPLE, _BIG_INT, _OBJECT_ARRAY, _GRAPH, _MAPPING = 1, 2, 3, 4, 5, 6, 7
 _PLAIN = (bool, str, bytes, type(None))
+_PLAIN_KEYS = {str, int, float, *_PLAIN}
 _KINDS = "biufcSUmM"  # every NumPy kind but object and void
+_DTYPE = re.compile(r"[<>|=]?([biufcSU]\d{1,9}|[mM]8(\[\d{0,9}[a-zA-Zμ]{1,7}\])?)")
 _MAX_DEPTH = 64
+_MAX_DIMENSIONS = 64
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -37,7 +43,10 @@ class _ObjectRecord(msgspec.Struct, array_like=True):
 
 def pack_tree(tree: Any) -> bytes:
     """The bytes of a tree; SpaceError names the path of a value that cannot be carried."""
-    return _encoder.encode(_to_plain(tree, "", 0))
+    try:
+        return _encoder.encode(_to_plain(tree, "", 0))
+    except UnicodeEncodeError as error:
+        raise SpaceError(f"a text that is not Unicode cannot be carried: {error}") from error
 
 
 def unpack_tree(content: bytes | bytearray | memoryview) -> Any:
@@ -68,14 +77,11 @@ def _to_plain(value: Any, path: str, depth: int) -> Any:
     if kind in _PLAIN or kind is float:
         return value
     if kind is int:
-        return value if -(2**63) <= value < 2**64 else msgspec.msgpack.Ext(_BIG_INT, str(value).encode())
+        return value if -(2**63) <= value < 2**64 else _plain_big_int(value)
     if depth > _MAX_DEPTH:
         raise SpaceError(f"{path or 'the value'} is nested more than {_MAX_DEPTH} deep")
     if isinstance(value, dict):
-        return {
-            _to_plain(key, f"{path} key", depth + 1): _to_plain(item, f"{path}[{key!r}]", depth + 1)
-            for key, item in value.items()
-        }
+        return _plain_dict(value, path, depth)
     if isinstance(value, list):
         return [_to_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
     if isinstance(value, tuple):
@@ -84,12 +90,27 @@ def _to_plain(value: Any, path: str, depth: int) -> Any:
     if isinstance(value, np.ndarray):
         return _plain_array(value, path, depth)
     if isinstance(value, np.generic) and value.dtype.kind in _KINDS:
-        record = _ArrayRecord(value.dtype.str, (), value.tobytes())
+        array = np.asarray(value)  # an empty np.str_ calls itself <U0, which no array is
+        record = _ArrayRecord(array.dtype.str, (), array.tobytes())
         return msgspec.msgpack.Ext(_SCALAR, _encoder.encode(record))
     raise SpaceError(
         f"{path or 'the value'} is a {kind.__module__}.{kind.__qualname__}, which cannot be carried; "
         "plain values, NumPy arrays, and dicts, lists and tuples of them can"
     )
+
+
+def _plain_big_int(value: int) -> msgspec.msgpack.Ext:
+    return msgspec.msgpack.Ext(_BIG_INT, value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True))
+
+
+def _plain_dict(value: dict[Any, Any], path: str, depth: int) -> Any:
+    if all(type(key) in _PLAIN_KEYS and (type(key) is not int or -(2**63) <= key < 2**64) for key in value):
+        return {key: _to_plain(item, f"{path}[{key!r}]", depth + 1) for key, item in value.items()}
+    pairs = [
+        (_to_plain(key, f"{path} key", depth + 1), _to_plain(item, f"{path}[{key!r}]", depth + 1))
+        for key, item in value.items()
+    ]
+    return msgspec.msgpack.Ext(_MAPPING, _encoder.encode(pairs))
 
 
 def _plain_array(value: np.ndarray[Any, Any], path: str, depth: int) -> msgspec.msgpack.Ext:
@@ -103,26 +124,45 @@ def _plain_array(value: np.ndarray[Any, Any], path: str, depth: int) -> msgspec.
 
 
 def _from_extension(code: int, content: memoryview) -> Any:
+    if code in (_ARRAY, _SCALAR):
+        return _array_or_scalar(code, _array_decoder.decode(content))
     if code in (_TUPLE, _GRAPH):
         items = _decoder.decode(content)
         if not isinstance(items, list) or (code == _GRAPH and len(items) != 3):
             raise WireError("a tuple on the wire must hold a list, a graph a list of three")
         return GraphInstance(*items) if code == _GRAPH else tuple(items)
+    if code == _MAPPING:
+        return dict(_pairs_decoder.decode(content))
     if code == _BIG_INT:
-        if len(content) > 4096:
-            raise WireError(f"an integer of {len(content)} digits is too long")
-        return int(bytes(content).decode("ascii"))
+        return int.from_bytes(content, "little", signed=True)
     if code == _OBJECT_ARRAY:
         return _object_array(_object_decoder.decode(content))
-    if code not in (_ARRAY, _SCALAR):
-        raise WireError(f"unknown extension {code} in a tree of values")
-    record = _array_decoder.decode(content)
-    dtype = np.dtype(record.dtype)
-    if dtype.kind not in _KINDS:
-        raise WireError(f"arrays of {dtype} are not carried")
+    raise WireError(f"unknown extension {code} in a tree of values")
+
+
+def _array_or_scalar(code: int, record: _ArrayRecord) -> Any:
+    dtype = _dtype_of(record.dtype)
     _check_length(record.shape, dtype.itemsize, len(record.content))
     array = np.frombuffer(record.content, dtype).reshape(record.shape)
-    return array.copy() if code == _ARRAY else array[()]
+    if dtype.kind == "b" and (array.view(np.uint8) > 1).any():
+        raise WireError("an array of bool has bytes that are neither 0 nor 1")
+    if dtype.kind == "U" and array.size:
+        points = np.frombuffer(record.content, np.dtype("u4").newbyteorder(dtype.byteorder))
+        if points.max() > 0x10FFFF:
+            raise WireError("an array of text has characters beyond Unicode")
+    if code == _ARRAY:
+        return array.copy()
+    if array.ndim:
+        raise WireError(f"a scalar has no shape {record.shape}")
+    return array[()]
+
+
+@lru_cache(maxsize=256)
+def _dtype_of(text: str) -> np.dtype[Any]:
+    """A dtype that `_plain_array` writes; np.dtype itself would read whole structures from a text."""
+    if not _DTYPE.fullmatch(text):
+        raise WireError(f"arrays of {text[:40]!r} are not carried")
+    return np.dtype(text)
 
 
 def _object_array(record: _ObjectRecord) -> np.ndarray[Any, Any]:
@@ -135,6 +175,8 @@ def _object_array(record: _ObjectRecord) -> np.ndarray[Any, Any]:
 
 def _check_length(shape: tuple[int, ...], item_bytes: int, length: int) -> None:
     """Believe no shape before its bytes are there."""
+    if len(shape) > _MAX_DIMENSIONS:
+        raise WireError(f"an array of {len(shape)} dimensions cannot be")
     wanted = item_bytes
     for extent in shape:
         if extent < 0:
@@ -146,4 +188,5 @@ def _check_length(shape: tuple[int, ...], item_bytes: int, length: int) -> None:
 
 _decoder = msgspec.msgpack.Decoder(ext_hook=_from_extension)
 _array_decoder = msgspec.msgpack.Decoder(_ArrayRecord)
+_pairs_decoder = msgspec.msgpack.Decoder(list[tuple[Any, Any]], ext_hook=_from_extension)
 _object_decoder = msgspec.msgpack.Decoder(_ObjectRecord, ext_hook=_from_extension)
