@@ -120,9 +120,10 @@ def _eval(namespace: argparse.Namespace) -> int:
 def _train_settings(namespace: argparse.Namespace) -> tuple[LaunchConfig, TrainConfig]:
     """Settings from the flags; with --resume from the run, and the flags that are given win."""
     env_id: str | None = namespace.env_id
-    path: str | None = getattr(namespace, "resume", None)
+    asked = from_flags(LaunchConfig, namespace, env_id=env_id), from_flags(TrainConfig, namespace)
+    path = asked[0].resume
     if path is None:
-        return from_flags(LaunchConfig, namespace, env_id=env_id), from_flags(TrainConfig, namespace)
+        return asked
     from multiserverrl.launch.training import resumed_settings
 
     launch, config = resumed_settings(Path(path))

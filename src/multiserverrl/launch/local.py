@@ -130,6 +130,7 @@ class LocalRun:
                     return SOLVED
             if counters.get("explorers_finished") >= self._plan.config.explorers:
                 used_up_at_s = used_up_at_s or time.monotonic()
+                counters.set("lent", counters.get("wants_envs"))  # no explorer is left who could lend its envs
                 if self._is_evaluated(counters) or time.monotonic() > used_up_at_s + LAST_EVALUATION_S:
                     return USED_UP
             if cast.has_started:

@@ -1,0 +1,178 @@
+"""The command line as a person meets it: what it refuses, in one line and without a traceback."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from multiserverrl.cli import main
+from multiserverrl.observe.log import LEVEL_VARIABLE, LOGGER
+from multiserverrl.observe.rundir import RunDir
+from multiserverrl.server.config import ServerConfig
+from multiserverrl.server.run import start_server
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv(LEVEL_VARIABLE, "warning")
+    yield
+    LOGGER.handlers.clear()
+    LOGGER.propagate = True
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A server with three CartPoles."""
+    server = start_server(ServerConfig(env_ids=("CartPole-v1",), port=0, count=3, workers=1))
+    yield server.url
+    server.stop()
+
+
+def place_of(url: str) -> list[str]:
+    host, port = url.removeprefix("http://").split(":")
+    return ["--host", host, "--port", port]
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What is said on stderr to arguments that are refused; exactly one line, and nothing on stdout."""
+    try:
+        code = main(arguments)
+    except SystemExit as refused:  # argparse's own
+        code = int(str(refused.code))
+    out, err = capsys.readouterr()
+    assert code in (1, 2)
+    assert out == ""
+    assert "Traceback" not in err
+    return err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["train", "--count", "0"], "--count must be at least 1, not 0"),
+        (["train", "--count", "many"], "argument --count: invalid int value"),
+        (["train", "--port", "99999"], "--port must be between 1 and 65535, not 99999"),
+        (["train", "--servers", "2"], "--servers counts env servers that run already"),
+        (["train", "--speed=9"], "unrecognized arguments: --speed=9"),
+        (["train", "--explorers", "0"], "--explorers is 0: it must be at least 1"),
+        (["train", "--gamma", "1.5"], "--gamma is 1.5: it must lie between 0 and 1"),
+        (["train", "--run-dir", "a", "--resume", "b"], "--run-dir is for a new run"),
+        (["serve", "CartPole-v1", "--count", "0"], "--count must be at least 1, not 0"),
+        (["serve", "CartPole-v1", "--port", "70000"], "--port must be between 0 and 65535"),
+        (["serve"], "the following arguments are required: ENV_ID"),
+        (["dance"], "invalid choice: 'dance'"),
+    ],
+)
+def test_a_wrong_flag_is_named_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
+    assert named in refusal(capsys, *arguments)
+
+
+def test_asking_for_more_envs_than_there_are_names_both_numbers(capsys: pytest.CaptureFixture[str], url: str) -> None:
+    said = refusal(capsys, "train", *place_of(url), "--count", "5")
+    assert "--count asks for 5 environments, 3 are free at http://127.0.0.1" in said
+
+
+def test_an_env_that_is_not_served_is_named_with_those_that_are(capsys: pytest.CaptureFixture[str], url: str) -> None:
+    assert "serves CartPole-v1, not Acrobot-v1" in refusal(capsys, "train", "Acrobot-v1", *place_of(url))
+
+
+def test_a_server_that_is_not_there_is_named_with_what_to_start(capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    said = refusal(capsys, "train", "--port", port)
+    assert f"localhost:{port}" in said or f"127.0.0.1:{port}" in said
+    assert "multiserverrl serve" in said
+
+
+def test_an_unknown_env_is_answered_with_close_matches(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = refusal(capsys, "train", "CartPool-v1", "--run-dir", str(tmp_path / "run"))
+    assert "CartPole" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_spaces_that_cannot_be_trained_on_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = refusal(capsys, "train", "Pendulum-v1", "--count", "2", "--run-dir", str(tmp_path / "run"))
+    assert "only Discrete spaces are supported" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", [["train", "--resume"], ["eval"]])
+def test_what_is_no_run_directory_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str]
+) -> None:
+    assert "is not a run directory" in refusal(capsys, *command, str(tmp_path))
+
+
+def test_a_run_directory_of_something_else_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"mine": true}')
+    assert "does not hold the settings of a run" in refusal(capsys, "train", "--resume", str(tmp_path))
+
+
+def test_a_resume_on_another_env_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    RunDir.create(tmp_path / "run", {"launch": {"env_id": "CartPole-v1"}, "train": {}}).close()
+    said = refusal(capsys, "train", "Acrobot-v1", "--resume", str(tmp_path / "run"))
+    assert "goes on with CartPole-v1, not Acrobot-v1" in said
+
+
+def test_a_run_without_a_policy_cannot_be_evaluated(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    RunDir.create(tmp_path / "run", {"env_id": "CartPole-v1"}).close()
+    assert "there is no policy" in refusal(capsys, "eval", str(tmp_path / "run"))
+
+
+def test_the_only_env_of_a_server_is_lent_to_the_evaluator_and_comes_back(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    server = start_server(ServerConfig(env_ids=("CartPole-v1",), port=0, count=1, workers=1))
+    try:
+        arguments = ["--eval-episodes", "1", "--episodes", "4", "--warmup-steps", "10", "--run-dir", str(run)]
+        assert main(["train", *place_of(server.url), *arguments]) == 0
+    finally:
+        server.stop()
+    assert "1 envs, the same env, borrowed for evaluation" in capfd.readouterr().out
+    result = json.loads((run / "result.json").read_text())
+    assert result["episodes"] == 4
+    assert result["eval_version"] > 1  # the last weights, when there was no explorer to lend the env
+
+
+def test_envs_of_several_servers_are_trained_on_together(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    server = None
+    while server is None:
+        first = int(free_port())
+        with socket.socket() as probe:
+            if first < 65535 and probe.connect_ex(("127.0.0.1", first + 1)):
+                server = start_server(ServerConfig(env_ids=("CartPole-v1",), port=first, count=2, workers=1, servers=2))
+    try:
+        arguments = ["--servers", "2", "--eval-episodes", "2", "--stop-at-return", "5", "--run-dir", str(run)]
+        assert main(["train", *place_of(server.url), *arguments]) == 0
+    finally:
+        server.stop()
+    seats = json.loads((run / "config.json").read_text())["seats"]
+    assert {group["url"] for group in seats["groups"]} == set(server.urls)
+    assert "3 envs, 1 more for evaluation" in capfd.readouterr().out
+
+
+def test_help_gives_the_origins_words_and_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, multiserverrl.cli as cli\n"
+        "try:\n    cli.main(['train', '--help'])\n"
+        "except SystemExit:\n    pass\n"
+        "assert not {'torch', 'rich', 'uvicorn', 'starlette'} & set(sys.modules)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    for word in ("exploration worker", "model worker", "training worker"):
+        assert word in " ".join(ended.stdout.split())

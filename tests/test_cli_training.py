@@ -1,0 +1,85 @@
+"""`multiserverrl train` as a whole process with an env server of its own: interrupted, resumed, evaluated, killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from multiserverrl.train.checkpoint import load_newest
+
+DEADLINE_S = 60.0
+COMMAND = [sys.executable, "-m", "multiserverrl"]
+TINY = ["--count", "2", "--hidden", "16", "--warmup-steps", "20", "--eval-episodes", "2", "--stop-at-return", "1e9"]
+
+
+@contextmanager
+def training(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A `train` process; killed at the end if it still runs."""
+    process = subprocess.Popen(
+        [*COMMAND, "train", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.stdout.close()
+        process.wait(DEADLINE_S)
+
+
+def wait_for_updates(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Every process of the run, once it has learned something."""
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        words = line.split()
+        if "updates/s" in words and float(words[words.index("updates/s") + 1]) > 0:
+            return psutil.Process(process.pid).children(recursive=True)
+    raise AssertionError("the run ended:\n" + "".join(said))
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_run_goes_on_from_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with training("CartPole-v1", *TINY, "--run-dir", str(run)) as process:
+        cast = wait_for_updates(process)
+        assert len(cast) >= 6  # learner, explorer, inference server, evaluator, front, env worker
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read() if process.stdout else ""
+        assert process.wait(DEADLINE_S) == 130
+    assert f"multiserverrl train --resume {run}" in said
+    assert "Traceback" not in said
+    assert psutil.wait_procs(cast, DEADLINE_S)[1] == []
+    first = load_newest(run / "checkpoints")
+    assert first is not None
+    assert first.state["updates"] > 0
+    assert not (run / "result.json").exists()
+
+    with training("--resume", str(run), "--episodes", "3") as process:
+        said = process.stdout.read() if process.stdout else ""
+        assert process.wait(DEADLINE_S) == 0, said
+    assert "not solved: all episodes are used up" in said
+    result = json.loads((run / "result.json").read_text())
+    assert result["solved"] is False
+    assert result["updates"] > first.state["updates"]
+
+    ended = subprocess.run([*COMMAND, "eval", str(run), "--episodes", "5", "--json"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    score = json.loads(ended.stdout)
+    assert score["n"] == 5
+    assert score["mean"] > 0
+    assert score["std"] >= 0
+
+
+def test_a_killed_launcher_takes_every_process_of_its_run_along(tmp_path: Path) -> None:
+    with training("CartPole-v1", *TINY, "--run-dir", str(tmp_path / "run")) as process:
+        cast = wait_for_updates(process)
+        process.kill()
+        assert psutil.wait_procs(cast, DEADLINE_S)[1] == []
