@@ -8,7 +8,7 @@ import gymnasium
 from gymnasium.error import ResetNeeded
 
 from multiserverrl.client.envs import DEFAULT_TIMEOUT_S, RemoteEnvs, rows_of
-from multiserverrl.errors import ActionError, SessionLost, SessionTaken
+from multiserverrl.errors import ActionError, PeerError, SessionLost
 from multiserverrl.wire.messages import Render, Reset, Step, Stepped
 from multiserverrl.wire.trees import pack_tree
 
@@ -53,15 +53,18 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
         super().reset(seed=seed)
         remote = self._open()
         remote.link.settle(0)
+        self._needs_reset = True
         packed = b"" if options is None else pack_tree(options)
         try:
             answer, body = remote.link.request(0, lambda seq: Reset(0, seq, None if seed is None else [seed], packed))
-        except (SessionLost, SessionTaken):
+        except PeerError:
+            if not remote.link.has_ended():
+                raise
             remote.reopen()
             answer, body = remote.link.request(0, lambda seq: Reset(0, seq, None if seed is None else [seed], packed))
+        told = self._observation(answer, body)
         self._needs_reset = False
-        obs, info = self._observation(answer, body)
-        return obs, info
+        return told
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Advance the env by one action, at most once on the server, however often the wire breaks.
@@ -83,7 +86,13 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
             answer, body = remote.link.request(0, _step_of, packed)
         obs, info = self._observation(answer, body)
         layout = remote.layout
-        return obs, float(layout.rewards(body)[0]), bool(layout.terminated(body)[0]), bool(layout.truncated(body)[0]), info
+        return (
+            obs,
+            float(layout.rewards(body)[0]),
+            bool(layout.terminated(body)[0]),
+            bool(layout.truncated(body)[0]),
+            info,
+        )
 
     def render(self) -> Any:
         """What the real env renders now; fetched when asked for, never with a step. None without a render_mode."""
@@ -113,7 +122,9 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
         else:
             obs = remote.loose_observations(answer)[0]
         if infos:
+            needed_reset, self._needs_reset = self._needs_reset, True
             remote.raise_faults(infos)
+            self._needs_reset = needed_reset
         return obs, infos.get(0, {})
 
 

@@ -8,9 +8,9 @@ from gymnasium.vector import AutoresetMode
 
 from multiserverrl.client.link import Link
 from multiserverrl.client.transport import Address
-from multiserverrl.errors import ConfigError, EnvFault
+from multiserverrl.errors import ConfigError, EnvFault, SpaceError, WireError
 from multiserverrl.wire.actions import ActionCodec
-from multiserverrl.wire.arrays import StepLayout
+from multiserverrl.wire.arrays import BatchLayout, StepLayout
 from multiserverrl.wire.messages import AUTORESET_MODES, PROTOCOL_VERSION, Open, Stepped
 from multiserverrl.wire.spaces import restore_space
 from multiserverrl.wire.trees import pack_tree, unpack_tree
@@ -62,6 +62,7 @@ class RemoteEnvs:
         self.action_space = restore_space(env.action_space)
         self.codec = ActionCodec(self.action_space, num_envs)
         self.layout = StepLayout(self.observation_space, num_envs)
+        self._final_layouts: dict[int, BatchLayout] = {}
 
     def ensure_open(self) -> None:
         """In the child of a fork, open a session of its own."""
@@ -72,6 +73,9 @@ class RemoteEnvs:
         """Open a new session in place of one that was lost."""
         self.link.close()
         self.link = Link(self.address, self._request, timeout_s=self._timeout_s)
+        if self.link.opened.env != self.env:
+            self.link.close()
+            raise SpaceError(f"{self.address} serves another {self.env.env_id} than before; make a new virtual env")
 
     def raise_faults(self, infos: dict[int, dict[str, Any]]) -> None:
         """EnvFault for the first env that faulted, when that is the caller's choice."""
@@ -81,6 +85,19 @@ class RemoteEnvs:
             told = info.get("multiserverrl")
             if isinstance(told, dict) and "fault" in told:
                 raise EnvFault(f"env {row} ended by a fault: {told['fault']}", told.get("traceback", ""))
+
+    def finals_of(self, answer: Stepped) -> dict[int, Any]:
+        """{row: final observation} of the episodes that ended; each the caller's own."""
+        found: dict[int, Any] = {}
+        for finals in answer.finals:
+            count, content = len(finals.rows), bytearray(finals.content)
+            if count not in self._final_layouts:
+                self._final_layouts[count] = BatchLayout(self.observation_space, count)
+            layout = self._final_layouts[count]
+            if len(content) != layout.end or not 0 <= min(finals.rows) <= max(finals.rows) < self.num_envs:
+                raise WireError(f"these are not {count} final observations of {self.num_envs} envs")
+            found.update(zip(finals.rows, layout.rows(content), strict=True))
+        return found
 
     def loose_observations(self, answer: Stepped) -> list[Any]:
         """One observation an env, for spaces without a fixed size."""
@@ -98,7 +115,9 @@ def rows_of(parts: list[bytes]) -> dict[int, Any]:
 
 def autoreset_of(mode: str | AutoresetMode) -> tuple[str, AutoresetMode]:
     """The wire's name and Gymnasium's member for a mode in either's spelling; ConfigError for another."""
-    members = dict(zip(AUTORESET_MODES, (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED), strict=True))
+    members = dict(
+        zip(AUTORESET_MODES, (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED), strict=True)
+    )
     for name, member in members.items():
         if mode in (name, member, member.value):
             return name, member

@@ -12,13 +12,12 @@ import random
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from multiserverrl.client.transport import Address, Connection, ConnectionEnded
 from multiserverrl.errors import (
     EnvFault,
     MultiServerRLError,
-    PeerError,
     ServerUnreachable,
     SessionLost,
     SessionTaken,
@@ -26,26 +25,30 @@ from multiserverrl.errors import (
     error_for,
 )
 from multiserverrl.wire import frames
-from multiserverrl.wire.messages import PROTOCOL_VERSION, Answer, Close, Open, Opened, Refused, Request, Resume, Resumed
+from multiserverrl.wire.messages import PROTOCOL_VERSION, Close, Open, Opened, Refused, Request, Resume, Resumed
 from multiserverrl.wire.session import ClientLane
 
 __all__ = ["Link"]
 
 _CLOSED_FENCED = 4001
+_CLOSED_FOR_GOOD = (1002, 1003, 1007, 1008, 1009, 4002)  # our bytes are not taken: sending them again changes nothing
 _REFUSED_BUDGET_S = 5.0  # nobody listens: the server is gone, and with it the session
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 2.0
+_CLOSE_TIMEOUT_S = 5.0
 
 
 class Link:
     """One session and the connection that holds it; made by opening it, ended by `close`."""
 
-    _all: weakref.WeakSet[Link] = weakref.WeakSet()
+    _all: ClassVar[weakref.WeakSet[Link]] = weakref.WeakSet()
 
     def __init__(self, address: Address, request: Open, *, timeout_s: float) -> None:
         self.address, self._request, self._timeout_s = address, request, timeout_s
         self._connection: Connection | None = None
         self._arrived: dict[int, tuple[Any, memoryview]] = {}
+        self._ended: MultiServerRLError | None = None  # why nothing can be asked of this session any more
         self.reconnects = 0
+        self._process = os.getpid()
         self._open()
         Link._all.add(self)
 
@@ -63,13 +66,15 @@ class Link:
         except BaseException as error:
             self._drop()
             if isinstance(error, ConnectionEnded):
-                raise ServerUnreachable(f"{self.address} closed the connection while a session was opened: {error}") from error
+                raise ServerUnreachable(
+                    f"{self.address} closed the connection while a session was opened: {error}"
+                ) from error
             raise
         assert isinstance(answer, Opened)
         self.opened = answer
         self.lanes = [ClientLane() for _ in answer.lanes]
 
-    def _first_answer(self, kind: type[Any]) -> Answer:
+    def _first_answer(self, kind: type[Opened] | type[Resumed]) -> Opened | Resumed:
         assert self._connection is not None
         answer, _ = frames.decode_answer(self._connection.receive())
         if isinstance(answer, Refused):
@@ -80,6 +85,8 @@ class Link:
 
     def send(self, lane: int, make: Callable[[int], Request], body: bytes = b"") -> None:
         """Send the request that `make` makes of its seq. A broken connection shows when the answer is received."""
+        if self._connection is None:
+            self._check_not_ended()
         state = self.lanes[lane]
         frame = frames.encode(make(state.next_seq), body)
         state.sent(frame)
@@ -88,26 +95,32 @@ class Link:
                 self._connection.send(frame)
             except OSError:
                 self._drop()
+            except BaseException:  # interrupted in mid-message: the connection cannot be used on
+                self._drop()
+                raise
 
     def receive(self, lane: int) -> tuple[Any, memoryview]:
         """The answer to the lane's request and its body; a refusal is raised as its error.
 
         EnvFault, ActionError and the like leave the session usable. SessionLost: the episodes are gone.
         """
+        outage: _Outage | None = None
         while lane not in self._arrived:
             try:
                 self._receive_one()
             except OSError as error:
                 self._drop()
-                if isinstance(error, ConnectionEnded) and error.close_code == _CLOSED_FENCED:
-                    raise SessionTaken(f"session {self.opened.session} ended here: {error}") from error
-                self._resume(error)
+                self._check_not_ended()
+                self._check_close_code(error)
+                outage = outage or _Outage()
+                self._resume(error, outage)
             except BaseException:  # interrupted in mid-message: the connection cannot be used on
                 self._drop()
                 raise
         answer, body = self._arrived.pop(lane)
         if isinstance(answer, Refused):
-            raise _error_of(answer)
+            refusal = _error_of(answer)
+            raise self._end(refusal) if isinstance(refusal, (SessionLost, SessionTaken)) else refusal
         return answer, body
 
     def request(self, lane: int, make: Callable[[int], Request], body: bytes = b"") -> tuple[Any, memoryview]:
@@ -135,36 +148,66 @@ class Link:
         if self.lanes[answer.lane].answered(answer.seq, is_used=is_used):
             self._arrived[answer.lane] = (answer, body)
 
-    def _resume(self, cause: OSError) -> None:
+    def has_ended(self) -> bool:
+        """Whether the session is over for this side: closed, lost, taken, or the parent's (after a fork)."""
+        return self._ended is not None
+
+    def _end(self, error: MultiServerRLError) -> MultiServerRLError:
+        """From now on every request raises an error like this one."""
+        self._drop()
+        self._ended = error
+        for state in self.lanes:
+            state.in_flight = None
+        return error
+
+    def _check_not_ended(self) -> None:
+        if self._ended is not None:
+            raise type(self._ended)(str(self._ended.args[0]))
+
+    def _check_close_code(self, error: OSError) -> None:
+        """What the server said when it closed the connection, where coming back makes no sense."""
+        code = error.close_code if isinstance(error, ConnectionEnded) else 0
+        if code == _CLOSED_FENCED:
+            raise self._end(SessionTaken(f"session {self.opened.session} ended here: {error}")) from error
+        if code in _CLOSED_FOR_GOOD:
+            hint = "; it is too large (serve … --max-message-bytes)" if code == 1009 else ""
+            raise self._end(WireError(f"{self.address} does not take this request{hint}: {error}")) from error
+
+    def _resume(self, cause: OSError, outage: _Outage) -> None:
         """Connect again within the session's time to live, and send what is in flight again."""
-        began, pause_s = time.monotonic(), _FIRST_PAUSE_S
         while True:
+            outage.pause()
             try:
-                self._connection = Connection(self.address, min(self._timeout_s, self.opened.time_to_live_s))
-                self._connection.set_timeout(self._timeout_s)
-                opened = self.opened
-                self._connection.send(
-                    frames.encode(Resume(PROTOCOL_VERSION, opened.session, opened.secret, opened.incarnation))
-                )
-                self._first_answer(Resumed)
-                for state in self.lanes:
-                    if state.in_flight is not None:
-                        self._connection.send(state.in_flight)
-                self.reconnects += 1
+                self._reconnect(min(self._timeout_s, self.opened.time_to_live_s))
                 return
             except OSError as error:
                 self._drop()
+                self._check_close_code(error)
                 is_refused = isinstance(error.__cause__, ConnectionRefusedError)
-                budget_s = _REFUSED_BUDGET_S if is_refused else self.opened.time_to_live_s
-                if time.monotonic() - began > budget_s:
-                    raise SessionLost(
-                        f"the connection to {self.address} broke ({cause}) and could not be made again: {error}"
+                if outage.lasts_s() > (_REFUSED_BUDGET_S if is_refused else self.opened.time_to_live_s):
+                    raise self._end(
+                        SessionLost(
+                            f"the connection to {self.address} broke ({cause}) and could not be made again: {error}"
+                        )
                     ) from error
+            except MultiServerRLError as error:
+                raise self._end(error) from None
             except BaseException:
                 self._drop()
                 raise
-            time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, so that clients do not come all at once
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _reconnect(self, timeout_s: float) -> None:
+        opened = self.opened
+        self._connection = Connection(self.address, timeout_s)
+        self._connection.set_timeout(self._timeout_s)
+        self._connection.send(
+            frames.encode(Resume(PROTOCOL_VERSION, opened.session, opened.secret, opened.incarnation))
+        )
+        self._first_answer(Resumed)
+        for state in self.lanes:
+            if state.in_flight is not None:
+                self._connection.send(state.in_flight)
+        self.reconnects += 1
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -172,29 +215,50 @@ class Link:
             self._connection = None
 
     def close(self) -> None:
-        """End the session, if its server can be reached; never raises for a server that is gone."""
+        """End the session, if its server can be reached soon; never raises for a server that is gone."""
         Link._all.discard(self)
-        if self._connection is None:
+        if self._ended is not None:
             return
-        with contextlib.suppress(PeerError, OSError):
-            self._connection.set_timeout(5.0)
-            for lane in range(len(self.lanes)):
-                self.settle(lane)
-            if self._connection is not None:
-                self._connection.send(frames.encode(Close(0, self.lanes[0].next_seq)))
-                self._connection.receive()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        try:
+            with contextlib.suppress(MultiServerRLError, OSError):
+                self._say_close()
+        finally:
+            self._end(SessionLost("this session was closed"))
+
+    def _say_close(self) -> None:
+        if self._connection is None:
+            self._reconnect(_CLOSE_TIMEOUT_S)
+        assert self._connection is not None
+        self._connection.set_timeout(_CLOSE_TIMEOUT_S)
+        while any(state.in_flight is not None for state in self.lanes):
+            self._receive_one()
+        self._connection.send(frames.encode(Close(0, self.lanes[0].next_seq)))
+        self._connection.receive()
+        self._connection.close()
 
     def _forget(self) -> None:
         """In the child of a fork: the session is the parent's; its socket is closed here without a word."""
-        self._drop()
         self._arrived.clear()
+        self._end(SessionLost("this is the child of a fork, the session is its parent's; call reset() to open another"))
 
     def is_forgotten(self) -> bool:
-        """Whether this process has no connection of its own (after a fork)."""
-        return self._connection is None and self not in Link._all
+        """Whether this is the child of a fork, and the session its parent's."""
+        return self._process != os.getpid()
+
+
+class _Outage:
+    """How long a connection has been broken, and the pauses between the tries to make it again."""
+
+    def __init__(self) -> None:
+        self._began, self._pause_s = time.monotonic(), 0.0
+
+    def lasts_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def pause(self) -> None:
+        """None before the first try."""
+        time.sleep(self._pause_s * random.uniform(0.5, 1.0))
+        self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
 
 
 def _error_of(refused: Refused) -> MultiServerRLError:

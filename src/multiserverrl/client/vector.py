@@ -11,7 +11,7 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array,
 from numpy.typing import NDArray
 
 from multiserverrl.client.envs import DEFAULT_TIMEOUT_S, RemoteEnvs, autoreset_of, rows_of
-from multiserverrl.errors import ActionError, SessionLost, SessionTaken
+from multiserverrl.errors import ActionError, PeerError, SessionLost
 from multiserverrl.wire.messages import Call, Render, Reset, Step, Stepped
 from multiserverrl.wire.trees import pack_tree
 
@@ -77,13 +77,13 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         self._is_stepping = False
         try:
             answer, body = remote.link.request(0, lambda seq: Reset(0, seq, seeds, packed, mask))
-        except (SessionLost, SessionTaken):
-            if mask is not None and not all(mask):
+        except PeerError:
+            if not remote.link.has_ended() or (mask is not None and not all(mask)):
                 raise
             remote.reopen()
             answer, body = remote.link.request(0, lambda seq: Reset(0, seq, seeds, packed, mask))
         self._needs_reset = False
-        return self._observations(answer, body), self._infos(answer)
+        return self._observations(answer, body), self._infos(answer) if answer.infos else {}
 
     def step(self, actions: Any) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
         """Advance every environment once; actions are (num_envs, *action_shape), nested as the action space nests them.
@@ -100,7 +100,9 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         if self._needs_reset:
             raise ResetNeeded("Cannot call step() before calling reset()")
         if self._is_stepping:
-            raise AlreadyPendingCallError("Calling `step_async` while waiting for a pending call to `step` to complete", "step")
+            raise AlreadyPendingCallError(
+                "Calling `step_async` while waiting for a pending call to `step` to complete", "step"
+            )
         remote = self._remote
         if remote.codec.layout is None:
             tree = pack_tree(self._loose_actions(actions))
@@ -120,7 +122,7 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
             self._is_stepping = remote.link.is_pending(0)
         layout = remote.layout
         observations = self._observations(answer, body)
-        infos = self._infos(answer) if answer.infos else {}
+        infos = self._infos(answer) if answer.infos or answer.finals else {}
         return observations, layout.rewards(body), layout.terminated(body), layout.truncated(body), infos
 
     def render(self) -> tuple[Any, ...] | None:
@@ -173,7 +175,8 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         seeds = [seed + row for row in range(self.num_envs)] if isinstance(seed, (int, np.integer)) else list(seed)
         if len(seeds) != self.num_envs:
             raise ValueError(
-                f"If seeds are passed as a list the length must match num_envs={self.num_envs} but got length={len(seeds)}."
+                f"If seeds are passed as a list the length must match num_envs={self.num_envs} "
+                f"but got length={len(seeds)}."
             )
         return [None if one is None else int(one) for one in seeds]
 
@@ -190,7 +193,8 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
             raise TypeError(f"`options['reset_mask']` must have `dtype=np.bool_`, got {mask.dtype}")
         if not np.any(mask):
             raise ValueError(
-                f"`options['reset_mask']` must contain a boolean array with at least one True value, got reset_mask={mask}"
+                "`options['reset_mask']` must contain a boolean array with at least one True value, "
+                f"got reset_mask={mask}"
             )
         return {key: value for key, value in options.items() if key != "reset_mask"}, mask.tobytes()
 
@@ -207,15 +211,29 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         if remote.layout.is_fixed:
             return remote.layout.batch(body)
         space = self.single_observation_space
-        return concatenate(space, remote.loose_observations(answer), create_empty_array(space, self.num_envs))
+        empty: Any = create_empty_array(space, self.num_envs)
+        return concatenate(space, remote.loose_observations(answer), empty)
 
     def _infos(self, answer: Stepped) -> dict[str, Any]:
+        """The vector infos, as Gymnasium's vector envs make them of the envs' own."""
+        finals = self._remote.finals_of(answer)
+        if not answer.infos:
+            return self._infos_of_ends(finals)
         rows = rows_of(answer.infos)
         self._remote.raise_faults(rows)
+        for row, final in finals.items():
+            rows[row] = {"final_obs": final, "final_info": {}, **rows.get(row, {})}
         infos: dict[str, Any] = {}
-        for row, info in rows.items():
+        for row, info in sorted(rows.items()):
             infos = self._add_info(infos, info, row)
         return infos
+
+    def _infos_of_ends(self, finals: dict[int, Any]) -> dict[str, Any]:
+        """The usual case at the end of episodes: nothing but final observations."""
+        observations, mask = np.full(self.num_envs, None, dtype=object), np.zeros(self.num_envs, np.bool_)
+        for row, final in finals.items():
+            observations[row], mask[row] = final, True
+        return {"final_obs": observations, "_final_obs": mask, "final_info": {}, "_final_info": mask.copy()}
 
 
 def _step_of(seq: int) -> Step:

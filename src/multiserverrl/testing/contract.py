@@ -26,7 +26,10 @@ _SEED = 123
 
 
 def assert_same(got: Any, wanted: Any, path: str = "value") -> None:
-    """Equal to the bit, with the same types, dtypes, shapes and keys; NaN equals NaN."""
+    """Equal to the bit, with the same types, dtypes, shapes and keys; NaN equals NaN, and np.int64(1) equals 1."""
+    if _is_whole(got) and _is_whole(wanted):
+        assert int(got) == int(wanted), f"{path} is {got}, not {wanted}"
+        return
     assert type(got) is type(wanted), f"{path} is a {type(got).__name__}, not a {type(wanted).__name__}"
     if isinstance(wanted, dict):
         assert got.keys() == wanted.keys(), f"{path} has the keys {sorted(got)}, not {sorted(wanted)}"
@@ -46,6 +49,10 @@ def assert_same(got: Any, wanted: Any, path: str = "value") -> None:
             assert got.tobytes() == wanted.tobytes(), f"{path} is {got}, not {wanted}"
     else:
         assert got == wanted or got != got, f"{path} is {got!r}, not {wanted!r}"
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def trajectory(env: gymnasium.Env[Any, Any], num_steps: int, *, seed: int = _SEED) -> list[Any]:
