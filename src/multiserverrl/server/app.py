@@ -22,6 +22,7 @@ from multiserverrl import __version__
 from multiserverrl.errors import ConfigError, MisuseError, MultiServerRLError, WireError, error_for
 from multiserverrl.server import jsonrequests, openapi
 from multiserverrl.server.auth import Door
+from multiserverrl.server.requests import Requests
 from multiserverrl.server.sessions import LiveSession, Sessions
 from multiserverrl.server.stream import Stream
 from multiserverrl.wire import frames
@@ -42,7 +43,8 @@ App = Callable[[Scope, Any, Any], Awaitable[None]]
 
 def make_app(sessions: Sessions, door: Door) -> App:
     """The ASGI application of one server: routes for HTTP, the stream for WebSockets, the door before both."""
-    routes = _Routes(sessions)
+    requests = Requests(sessions)
+    routes = _Routes(sessions, requests)
     http = Starlette(
         routes=[
             Route("/", routes.index),
@@ -56,7 +58,7 @@ def make_app(sessions: Sessions, door: Door) -> App:
         ],
         exception_handlers={MultiServerRLError: _refusal, Exception: _crash},
     )
-    stream = Stream(sessions)
+    stream = Stream(sessions, requests)
 
     async def app(scope: Scope, receive: Any, send: Any) -> None:
         try:
@@ -67,7 +69,7 @@ def make_app(sessions: Sessions, door: Door) -> App:
         if scope["type"] == "http":
             await http(scope, receive, send)
         elif scope["path"] == STREAM_PATH:
-            await stream(receive, send)
+            await stream(scope, receive, send)
         else:
             await _refuse_at_the_door(scope, receive, send, MisuseError(f"WebSockets are at {STREAM_PATH}"))
 
@@ -78,7 +80,11 @@ async def _refuse_at_the_door(scope: Scope, receive: Any, send: Any, error: Mult
     response = _error_response(error)
     if scope["type"] == "websocket":
         await receive()
-        start = {"type": "websocket.http.response.start", "status": response.status_code, "headers": response.raw_headers}
+        start = {
+            "type": "websocket.http.response.start",
+            "status": response.status_code,
+            "headers": response.raw_headers,
+        }
         await send(start)
         await send({"type": "websocket.http.response.body", "body": response.body})
         return
@@ -103,17 +109,21 @@ async def _crash(request: Request, error: Exception) -> Response:
 class _Routes:
     """One method a route."""
 
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
+    def __init__(self, sessions: Sessions, requests: Requests) -> None:
+        self._sessions, self._requests = sessions, requests
 
     async def index(self, request: Request) -> Response:
-        return JSONResponse({"name": "multiserverrl", "version": __version__, "docs": "/docs", "openapi": "/openapi.json"})
+        return JSONResponse(
+            {"name": "multiserverrl", "version": __version__, "docs": "/docs", "openapi": "/openapi.json"}
+        )
 
     async def health(self, request: Request) -> Response:
         """Answered by a process that runs no env code, so a busy env never looks dead."""
         workers = self._sessions.pool.workers
         up = sum(worker.is_up.is_set() for worker in workers)
-        return JSONResponse({"status": "ok" if up == len(workers) else "degraded", "workers": len(workers), "workers_up": up})
+        return JSONResponse(
+            {"status": "ok" if up == len(workers) else "degraded", "workers": len(workers), "workers_up": up}
+        )
 
     async def docs(self, request: Request) -> Response:
         return HTMLResponse(openapi.page())
@@ -141,7 +151,9 @@ class _Routes:
         opened = await self._sessions.open(message, None)
         if is_frame:
             return Response(frames.encode(opened), 201, media_type=FRAME_TYPE)
-        return JSONResponse({name: msgspec.to_builtins(getattr(opened, name)) for name in opened.__struct_fields__}, 201)
+        return JSONResponse(
+            {name: msgspec.to_builtins(getattr(opened, name)) for name in opened.__struct_fields__}, 201
+        )
 
     async def close(self, request: Request) -> Response:
         session = self._session(request)
@@ -152,20 +164,21 @@ class _Routes:
         session = self._session(request)
         content, is_frame = await self._content(request)
         if is_frame:
-            answer = await self._sessions.perform(session, None, content)
-            return Response(answer, media_type=FRAME_TYPE)
+            return Response(await self._requests.perform(session, None, content), media_type=FRAME_TYPE)
         operation = request.path_params["operation"]
         message, body = jsonrequests.request_of(operation, content, session.lanes)
         if isinstance(message, Close):
             raise MisuseError("close a session with DELETE /v1/sessions/{session}")
         answer, answer_body = frames.decode_answer(
-            await self._sessions.perform(session, None, frames.encode(message, body))
+            await self._requests.perform(session, None, frames.encode(message, body))
         )
         if isinstance(answer, Refused):
             raise error_for(answer.code, answer.message)
         if isinstance(answer, Rendered):
             return _rendered(answer, request.query_params.get("env", "0"))
-        return JSONResponse(jsonrequests.answer_json(answer, answer_body, session.lanes[message.lane], session.num_envs == 1))
+        return JSONResponse(
+            jsonrequests.answer_json(answer, answer_body, session.lanes[message.lane], session.num_envs == 1)
+        )
 
     def _session(self, request: Request) -> LiveSession:
         session = self._sessions.get(request.path_params["session"])

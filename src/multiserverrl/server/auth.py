@@ -16,7 +16,7 @@ from multiserverrl.server.config import ServerConfig, is_loopback
 
 __all__ = ["TOKEN_VARIABLE", "Door", "read_token"]
 
-TOKEN_VARIABLE = "MULTISERVERRL_TOKEN"  # noqa: S105 - the variable's name, not a token
+TOKEN_VARIABLE = "MULTISERVERRL_TOKEN"
 
 
 def read_token(config: ServerConfig) -> str | None:
@@ -57,7 +57,9 @@ class Door:
         if self._token is not None:
             kind, _, shown = found.get(b"authorization", b"").partition(b" ")
             if kind.lower() != b"bearer" or not hmac.compare_digest(shown.strip(), self._token):
-                raise Unauthorized(f"this server wants its token: set {TOKEN_VARIABLE} (curl: -H 'Authorization: Bearer …')")
+                raise Unauthorized(
+                    f"this server wants its token: set {TOKEN_VARIABLE} (curl: -H 'Authorization: Bearer …')"
+                )
 
     def _is_allowed(self, host: str) -> bool:
         name = (urlsplit(f"//{host}").hostname or "").lower()

@@ -7,13 +7,12 @@ block. A *shard* is a worker's part of one lane: rows first … first+count of t
 from __future__ import annotations
 
 import struct
-from typing import Union
 
 import msgspec
 
 from multiserverrl.memory import BlockHandle
 from multiserverrl.wire.actions import ActionCodec
-from multiserverrl.wire.messages import EnvInfo
+from multiserverrl.wire.messages import EnvInfo, Finals
 
 __all__ = [
     "LENGTH",
@@ -102,6 +101,7 @@ class Done(msgspec.Struct, array_like=True, frozen=True, tag="done"):
 
     infos: bytes = b""
     values: bytes = b""
+    finals: Finals | None = None
 
 
 class Probed(msgspec.Struct, array_like=True, frozen=True, tag="probed"):
@@ -118,8 +118,8 @@ class Failed(msgspec.Struct, array_like=True, frozen=True, tag="failed"):
     traceback: str = ""
 
 
-Command = Union[Probe, MakeShard, ResetShard, StepShard, RenderShard, CallShard, DropShard]
-Reply = Union[Done, Probed, Failed]
+Command = Probe | MakeShard | ResetShard | StepShard | RenderShard | CallShard | DropShard
+Reply = Done | Probed | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
@@ -145,5 +145,3 @@ def decode_reply(content: bytes | bytearray | memoryview) -> Reply:
 def body_offset(codec: ActionCodec) -> int:
     """Where the answer's body begins in a lane's block: behind the actions, on a cache line of its own."""
     return -(-codec.size_bytes // 64) * 64
-
-

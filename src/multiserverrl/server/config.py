@@ -23,7 +23,9 @@ class ServerConfig:
     workers: int | None = setting(
         None, "env worker processes that the environments are spread over (default the smaller of count and CPUs)"
     )
-    servers: int = setting(1, "servers to start in separate processes, on ports PORT, PORT+1, …, each with --count environments")
+    servers: int = setting(
+        1, "servers to start in separate processes, on ports PORT, PORT+1, …, each with --count environments"
+    )
     token_file: str | None = setting(None, "file that holds the token clients must show (or set MULTISERVERRL_TOKEN)")
     allow_host: str = setting("", "further Host names that requests may bear, separated by commas")
     allow_arg: str = setting("", "constructor arguments that clients may set, separated by commas")
@@ -45,9 +47,7 @@ class ServerConfig:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"--{name.replace('_', '-')} must be more than 0 seconds, not {getattr(self, name)}")
         if not 0 <= self.port <= 65535 or self.port + self.servers - 1 > 65535:
-            raise ConfigError(
-                f"--port must be between 0 and 65535 for all {self.servers} server(s), not {self.port}"
-            )
+            raise ConfigError(f"--port must be between 0 and 65535 for all {self.servers} server(s), not {self.port}")
         if not self.env_ids:
             raise ConfigError("name at least one environment to serve, for example CartPole-v1")
         if len(set(self.env_ids)) != len(self.env_ids):

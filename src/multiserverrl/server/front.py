@@ -23,6 +23,7 @@ from multiserverrl.server.auth import Door
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.pool import WorkerPool
 from multiserverrl.server.sessions import Sessions
+from multiserverrl.server.websocket import StreamProtocol
 
 __all__ = ["FrontConfig", "Ready", "run_front"]
 
@@ -50,7 +51,7 @@ def run_front(config: bytes, fds: list[int]) -> None:
     listener = socket.socket(fileno=fds[0])
     if sys.platform != "win32":
         with contextlib.suppress(ImportError):
-            import uvloop  # noqa: PLC0415 - optional
+            import uvloop
 
             uvloop.install()
     asyncio.run(_serve(front, listener, fds[1]))
@@ -90,7 +91,7 @@ def _uvicorn_config(front: FrontConfig, sessions: Sessions) -> uvicorn.Config:
     app: Any = make_app(sessions, Door(front.server, front.token))
     return uvicorn.Config(
         app,
-        ws="websockets-sansio",
+        ws=StreamProtocol,
         ws_max_size=front.server.max_message_bytes,
         ws_ping_interval=None,  # a client may pause for as long as it likes; TCP keepalive finds dead peers
         ws_per_message_deflate=False,

@@ -11,6 +11,7 @@ import msgspec
 
 from multiserverrl.errors import ActionError, MisuseError
 from multiserverrl.server.lane import Lane
+from multiserverrl.wire.arrays import BatchLayout
 from multiserverrl.wire.jsonvalues import from_json, to_json
 from multiserverrl.wire.messages import PROTOCOL_VERSION, Answer, Call, Called, Open, Render, Reset, Step, Stepped
 from multiserverrl.wire.trees import pack_tree, unpack_tree
@@ -32,7 +33,7 @@ class OpenBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ResetBody(msgspec.Struct, forbid_unknown_fields=True):
-    """POST …/reset: `seed` is one number (env i gets seed + i) or a list, one an env; `mask` true for the envs to reset."""
+    """POST …/reset: `seed` is a number (env i gets seed + i) or a list, one an env; `mask` says which envs."""
 
     seq: int
     lane: int = 0
@@ -69,7 +70,12 @@ class CallBody(msgspec.Struct, forbid_unknown_fields=True):
     kwargs: dict[str, Any] = {}
 
 
-OPERATIONS: dict[str, type[msgspec.Struct]] = {"reset": ResetBody, "step": StepBody, "render": RenderBody, "call": CallBody}
+OPERATIONS: dict[str, type[msgspec.Struct]] = {
+    "reset": ResetBody,
+    "step": StepBody,
+    "render": RenderBody,
+    "call": CallBody,
+}
 
 
 def _decoded(content: bytes, kind: Any) -> Any:
@@ -85,7 +91,15 @@ def open_of(content: bytes) -> Open:
     mode = body.autoreset_mode or ("none" if body.num_envs == 1 else "next_step")
     arguments = pack_tree(body.arguments) if body.arguments else b""
     return Open(
-        PROTOCOL_VERSION, body.env_id, body.num_envs, mode, body.render_mode, body.lanes, body.owner, body.wait_s, arguments
+        PROTOCOL_VERSION,
+        body.env_id,
+        body.num_envs,
+        mode,
+        body.render_mode,
+        body.lanes,
+        body.owner,
+        body.wait_s,
+        arguments,
     )
 
 
@@ -107,7 +121,7 @@ def request_of(operation: str, content: bytes, lanes: list[Lane]) -> tuple[Any, 
 
 
 def _reset(body: ResetBody, lane: Lane) -> Reset:
-    seeds = [body.seed + row for row in range(lane.num_envs)] if isinstance(body.seed, int) else body.seed
+    seeds: Any = [body.seed + row for row in range(lane.num_envs)] if isinstance(body.seed, int) else body.seed
     options = b"" if body.options is None else pack_tree(body.options)
     return Reset(body.lane, body.seq, seeds, options, None if body.mask is None else bytes(body.mask))
 
@@ -146,13 +160,17 @@ def answer_json(answer: Answer, body: memoryview, lane: Lane, is_single: bool) -
         observations = [lane.layout.row(body, row) for row in range(lane.num_envs)]
     else:
         observations = _rows(answer.observations, lane.num_envs)
-    infos = _rows(answer.infos, lane.num_envs)
+    infos = [info or {} for info in _rows(answer.infos, lane.num_envs)]
+    for final in answer.finals:
+        layout = BatchLayout(lane.layout.space, len(final.rows))
+        for index, row in enumerate(final.rows):
+            infos[row] = {"final_obs": layout.row(final.content, index), "final_info": {}, **infos[row]}
     columns = {
         "obs": [to_json(obs) for obs in observations],
         "reward": [to_json(reward) for reward in lane.layout.rewards(body)],
         "terminated": lane.layout.terminated(body).tolist(),
         "truncated": lane.layout.truncated(body).tolist(),
-        "info": [to_json(info or {}) for info in infos],
+        "info": [to_json(info) for info in infos],
     }
     head = {"seq": answer.seq, "lane": answer.lane}
     return {**head, **({name: column[0] for name, column in columns.items()} if is_single else columns)}

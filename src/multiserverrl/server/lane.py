@@ -8,6 +8,7 @@ as faults; the other shards' trajectories go on untouched.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ from multiserverrl.server.commands import (
     body_offset,
     pack,
 )
-from multiserverrl.server.pool import Worker, WorkerDied, WorkerPool
+from multiserverrl.server.pool import Worker, WorkerDied
 from multiserverrl.wire import frames
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import StepLayout
@@ -99,7 +100,9 @@ class Lane:
 
     async def close(self) -> None:
         """Close the envs and give the block back."""
-        futures = [s.worker.call(pack(DropShard(s.key)), self.config.step_deadline_s) for s in self._shards if not s.is_lost()]
+        futures = [
+            s.worker.call(pack(DropShard(s.key)), self.config.step_deadline_s) for s in self._shards if not s.is_lost()
+        ]
         await asyncio.gather(*futures, return_exceptions=True)
         self._actions.release()
         self._body.release()
@@ -112,7 +115,9 @@ class Lane:
                 raise MisuseError("reset() before the first step()")
             if self._ended is not None and self._ended.any():
                 rows = np.flatnonzero(self._ended).tolist()
-                raise MisuseError(f"env {rows} has ended; reset it with options={{'reset_mask': …}} before the next step")
+                raise MisuseError(
+                    f"env {rows} has ended; reset it with options={{'reset_mask': …}} before the next step"
+                )
             if self.codec.layout is not None:
                 self.codec.check(body)
                 return None
@@ -133,16 +138,32 @@ class Lane:
         if request.options and not isinstance(unpack_tree(request.options), dict):
             raise MisuseError("reset options must be a dict")
 
-    async def step(self, request: Step, body: memoryview, loose: list[Any] | None) -> bytes:
-        """Every env once."""
+    def is_plain(self) -> bool:
+        """Whether a step is one command to one healthy env worker: the usual case, with nothing to gather."""
+        return len(self._shards) == 1 and self.codec.layout is not None and not self._shards[0].is_lost()
+
+    def step_plain(
+        self, request: Step, body: memoryview, finish: Callable[[bytes], None], fail: Callable[[str], None]
+    ) -> None:
+        """Every env once, on a plain lane: `finish` gets the answer, or `fail` why the worker died."""
         self._actions[:] = body
-        if len(self._shards) == 1 and not self._shards[0].is_lost() and loose is None:
-            shard = self._shards[0]  # the usual case, with nothing to gather
-            try:
-                reply = await shard.worker.call(shard.step_command, self.config.step_deadline_s)
-            except WorkerDied as died:
-                reply = await self._recover(shard, str(died))
-            return self._answer(request, [reply])
+        shard = self._shards[0]
+
+        def on_reply(reply: Reply | WorkerDied) -> None:
+            if isinstance(reply, WorkerDied):
+                fail(str(reply))
+            else:
+                finish(self._answer(request, [reply]))
+
+        shard.worker.post(shard.step_command, self.config.step_deadline_s, on_reply)
+
+    async def recover_plain(self, request: Step, cause: str) -> bytes:
+        """The answer to a plain step whose worker died."""
+        return self._answer(request, [await self._recover(self._shards[0], cause)])
+
+    async def step(self, request: Step, body: memoryview, loose: list[Any] | None) -> bytes:
+        """Every env once, on any lane."""
+        self._actions[:] = body
         return self._answer(request, await _all([self._step_shard(shard, loose) for shard in self._shards]))
 
     async def _step_shard(self, shard: _Shard, loose: list[Any] | None) -> Reply:
@@ -179,7 +200,9 @@ class Lane:
 
     async def call(self, request: Call) -> bytes:
         """Get, set or call an attribute of each env."""
-        return await self._gathered(request, lambda shard: CallShard(shard.key, request.kind, request.name, request.values))
+        return await self._gathered(
+            request, lambda shard: CallShard(shard.key, request.kind, request.name, request.values)
+        )
 
     async def _gathered(self, request: Render | Call, command: Any) -> bytes:
         async def ask(shard: _Shard) -> Reply:
@@ -240,17 +263,21 @@ class Lane:
     def _restore_rows(self, shard: _Shard, last: dict[int, Any]) -> None:
         """The worker may have died while it wrote."""
         if self.layout.is_fixed:
-            for now, before in zip(self.layout.arrays(self._body), self.layout.arrays(bytearray(self._last_body)), strict=True):
+            for now, before in zip(
+                self.layout.arrays(self._body), self.layout.arrays(bytearray(self._last_body)), strict=True
+            ):
                 now[shard.first : shard.first + shard.count] = before[shard.first : shard.first + shard.count]
 
     def _answer(self, request: Step | Reset, replies: list[Reply]) -> bytes:
-        infos, loose = [], []
+        infos, loose, finals = [], [], []
         for reply in replies:
             if isinstance(reply, Failed):
                 return self._refused(request, reply)
             assert isinstance(reply, Done)
             if reply.infos:
                 infos.append(reply.infos)
+            if reply.finals is not None:
+                finals.append(reply.finals)
             if reply.values:
                 loose.append(reply.values)
                 self._last_loose.update(unpack_tree(reply.values))
@@ -259,7 +286,7 @@ class Lane:
             self._ended = self.layout.terminated(self._last_body) | self.layout.truncated(self._last_body)
         if not self.layout.is_fixed and isinstance(request, Reset) and request.mask is not None:
             loose = [pack_tree(self._last_loose)]  # the envs that were not reset keep their observation
-        return frames.encode(Stepped(self.index, request.seq, infos, loose), self._last_body)
+        return frames.encode(Stepped(self.index, request.seq, infos, loose, finals), self._last_body)
 
     def _refused(self, request: Step | Reset | Render | Call, failed: Failed) -> bytes:
         return frames.encode(Refused(self.index, request.seq, failed.code, failed.message, failed.traceback, True))

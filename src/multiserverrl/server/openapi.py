@@ -39,10 +39,14 @@ _SUMMARIES = {
 @cache
 def document() -> dict[str, Any]:
     """The OpenAPI document."""
-    _, schemas = msgspec.json.schema_components([OpenBody, *OPERATIONS.values()], "#/components/schemas/{name}")
+    _, schemas = msgspec.json.schema_components(
+        [OpenBody, *OPERATIONS.values()], ref_template="#/components/schemas/{name}"
+    )
     paths: dict[str, Any] = {
         "/health": {"get": _operation("Whether the server and its env workers are up", "status, workers, workers_up")},
-        "/v1/envs": {"get": _operation("What is served, and how much of it is free", "capacity, free, envs with their spaces")},
+        "/v1/envs": {
+            "get": _operation("What is served, and how much of it is free", "capacity, free, envs with their spaces")
+        },
         "/v1/sessions": {
             "post": _operation(
                 "Open a session: a hold on one or several envs",

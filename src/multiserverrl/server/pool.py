@@ -40,6 +40,9 @@ class WorkerDied(PeerError):
     code = "worker_died"
 
 
+OnReply = Callable[["Reply | WorkerDied"], None]
+
+
 class Worker(asyncio.Protocol):
     """One env worker as the front sees it: `call` a command, await its reply."""
 
@@ -51,21 +54,34 @@ class Worker(asyncio.Protocol):
         self.is_up = asyncio.Event()
         self.failure_cause = ""  # set when it is killed on purpose
         self._transport: asyncio.Transport | None = None
-        self._waiting: deque[tuple[asyncio.Future[Reply], float]] = deque()
+        self._waiting: deque[tuple[OnReply, float]] = deque()
         self._head_since = 0.0
         self._arrived = bytearray()
         self._loop = asyncio.get_running_loop()
 
-    def call(self, command: bytes, deadline_s: float) -> asyncio.Future[Reply]:
-        """Send a packed command; the future gives its reply, or WorkerDied."""
-        future: asyncio.Future[Reply] = self._loop.create_future()
+    def post(self, command: bytes, deadline_s: float, on_reply: OnReply) -> None:
+        """Send a packed command; `on_reply` is called once, with its reply or WorkerDied, never before this returns."""
         if self._transport is None:
-            future.set_exception(WorkerDied(f"env worker {self.index} is not running"))
-            return future
+            self._loop.call_soon(on_reply, WorkerDied(f"env worker {self.index} is not running"))
+            return
         if not self._waiting:
             self._head_since = self._loop.time()
-        self._waiting.append((future, deadline_s))
+        self._waiting.append((on_reply, deadline_s))
         self._transport.write(command)
+
+    def call(self, command: bytes, deadline_s: float) -> asyncio.Future[Reply]:
+        """Like `post`; the future gives the reply, or raises WorkerDied."""
+        future: asyncio.Future[Reply] = self._loop.create_future()
+
+        def settle(reply: Reply | WorkerDied) -> None:
+            if future.done():
+                return
+            if isinstance(reply, WorkerDied):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+
+        self.post(command, deadline_s, settle)
         return future
 
     async def ask(self, command: Command, deadline_s: float) -> Reply:
@@ -100,6 +116,9 @@ class Worker(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         arrived = self._arrived
+        if not arrived and len(data) > LENGTH.size and len(data) == LENGTH.size + LENGTH.unpack_from(data)[0]:
+            self._reply(data[LENGTH.size :])  # the usual case: one whole reply
+            return
         arrived += data
         while len(arrived) >= LENGTH.size and len(arrived) >= LENGTH.size + LENGTH.unpack_from(arrived)[0]:
             end = LENGTH.size + LENGTH.unpack_from(arrived)[0]
@@ -108,20 +127,18 @@ class Worker(asyncio.Protocol):
             self._reply(content)
 
     def _reply(self, content: bytes) -> None:
-        future, _ = self._waiting.popleft()
+        on_reply, _ = self._waiting.popleft()
         self._head_since = self._loop.time()
-        if not future.done():
-            future.set_result(decode_reply(content))
+        on_reply(decode_reply(content))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self.is_up.clear()
         cause = self.failure_cause or self._exit_cause()
-        for future, _ in self._waiting:
-            if not future.done():
-                future.set_exception(WorkerDied(f"env worker {self.index} ended: {cause}"))
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, deque()
         self._on_death(self, cause)
+        for on_reply, _ in waiting:
+            on_reply(WorkerDied(f"env worker {self.index} ended: {cause}"))
 
     def _exit_cause(self) -> str:
         assert self.child is not None
@@ -139,6 +156,7 @@ class Worker(asyncio.Protocol):
 
     def close(self) -> None:
         """Hang up: the worker closes its envs and ends by itself."""
+        self.failure_cause = "the server stops"
         if self._transport is not None:
             self._transport.close()
 

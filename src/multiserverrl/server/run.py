@@ -184,7 +184,8 @@ def _listen(config: ServerConfig) -> list[socket.socket]:
     listeners: list[socket.socket] = []
     try:
         for offset in range(config.servers):
-            listeners.append(_listener(config.host, config.port + offset if config.port else 0))
+            port = config.port + offset if config.port else 0
+            listeners.append(_listener(config.host, port))
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -212,7 +213,9 @@ def _listener(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"port {port} on {host} is in use; choose another with --port (0 picks a free one)") from error
+            raise ConfigError(
+                f"port {port} on {host} is in use; choose another with --port (0 picks a free one)"
+            ) from error
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     return listener
 
@@ -244,4 +247,3 @@ def _announce(config: ServerConfig, server: RunningServer) -> None:
     needs_token = bool(os.environ.get(TOKEN_VARIABLE) or config.token_file)
     print(f"train on it:  {f'{TOKEN_VARIABLE}=… ' if needs_token else ''}{' '.join(parts)}")
     sys.stdout.flush()
-

@@ -14,8 +14,6 @@ from typing import Any
 
 from multiserverrl.errors import (
     ConfigError,
-    EnvFault,
-    MultiServerRLError,
     NotAllowedError,
     ServerFull,
     SessionLost,
@@ -26,25 +24,17 @@ from multiserverrl.errors import (
 from multiserverrl.observe.log import log
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.lane import Lane, LaneConfig
-from multiserverrl.server.pool import WorkerDied, WorkerPool
-from multiserverrl.wire import frames
+from multiserverrl.server.pool import WorkerPool
 from multiserverrl.wire.messages import (
     AUTORESET_MODES,
     PROTOCOL_VERSION,
-    Call,
-    Close,
-    Closed,
     EnvInfo,
     Open,
     Opened,
-    Refused,
-    Render,
-    Reset,
     Resume,
     Resumed,
-    Step,
 )
-from multiserverrl.wire.session import ServerLane, ServerSession, Verdict, digest_of
+from multiserverrl.wire.session import ServerSession
 from multiserverrl.wire.trees import unpack_tree
 
 __all__ = ["LiveSession", "Sessions"]
@@ -106,7 +96,9 @@ class Sessions:
                 self.pool.release(part)
             await self._give_back(request.num_envs)
             raise
-        state = ServerSession(secrets.token_hex(8), secrets.token_urlsafe(24), len(lanes), self._now(), owner=request.owner)
+        state = ServerSession(
+            secrets.token_hex(8), secrets.token_urlsafe(24), len(lanes), self._now(), owner=request.owner
+        )
         if connection is not None:
             state.attach(connection, self._now())
         self.live[state.id] = LiveSession(state, made, request.render_mode)
@@ -136,30 +128,40 @@ class Sessions:
         if self.is_draining:
             raise ServerFull("the server is stopping; try again in a few seconds")
         if not 1 <= request.num_envs <= self.config.max_envs_per_session:
-            raise ConfigError(f"num_envs must be between 1 and {self.config.max_envs_per_session}, not {request.num_envs}")
+            raise ConfigError(
+                f"num_envs must be between 1 and {self.config.max_envs_per_session}, not {request.num_envs}"
+            )
         if request.num_envs > self.config.count:
-            raise ServerFull(f"{request.num_envs} environments were asked for; this server has {self.config.count} in all (--count)")
+            raise ServerFull(
+                f"{request.num_envs} environments were asked for; this server has {self.config.count} in all (--count)"
+            )
         lanes = request.lanes or [request.num_envs]
         if min(lanes) < 1 or sum(lanes) != request.num_envs:
             raise ConfigError(f"the lanes {lanes} must be of at least 1 env and together have {request.num_envs}")
         if request.autoreset_mode not in ("none", *AUTORESET_MODES) or (
             request.autoreset_mode == "none" and request.num_envs > 1
         ):
-            raise ConfigError(f"autoreset_mode must be one of {', '.join(AUTORESET_MODES)}, not {request.autoreset_mode!r}")
+            raise ConfigError(
+                f"autoreset_mode must be one of {', '.join(AUTORESET_MODES)}, not {request.autoreset_mode!r}"
+            )
         if request.arguments:
             arguments = unpack_tree(request.arguments)
             if not isinstance(arguments, dict):
                 raise WireError("the env's arguments must be a dict")
             refused = [str(name) for name in arguments if name not in self.config.names("allow_arg")]
             if refused:
-                raise NotAllowedError(f"the operator does not let clients set {', '.join(refused)} (serve … --allow-arg)")
+                raise NotAllowedError(
+                    f"the operator does not let clients set {', '.join(refused)} (serve … --allow-arg)"
+                )
         return list(lanes)
 
     async def _describe(self, env_id: str, request: Open) -> EnvInfo:
         """The env as this session's arguments make it; asked for once, then known."""
         modes = self.envs[env_id].render_modes
         if request.render_mode is not None and request.render_mode not in modes:
-            raise ConfigError(f"{env_id} has no render_mode {request.render_mode!r}; it has {', '.join(modes) or 'none'}")
+            raise ConfigError(
+                f"{env_id} has no render_mode {request.render_mode!r}; it has {', '.join(modes) or 'none'}"
+            )
         if request.render_mode is None and not request.arguments:
             return self.envs[env_id]
         key = (env_id, request.render_mode, request.arguments)
@@ -173,7 +175,9 @@ class Sessions:
         """Reserve envs; waits up to `wait_s` for them, then ServerFull says who holds them until when."""
         async with self._freed:
             try:
-                await asyncio.wait_for(self._freed.wait_for(lambda: self.num_open + num_envs <= self.config.count), wait_s or 0.001)
+                await asyncio.wait_for(
+                    self._freed.wait_for(lambda: self.num_open + num_envs <= self.config.count), wait_s or 0.001
+                )
             except TimeoutError:
                 raise ServerFull(self._who_holds(num_envs)) from None
             self.num_open += num_envs
@@ -208,7 +212,10 @@ class Sessions:
         """SessionLost for one that does not exist, or does no more."""
         session = self.live.get(session_id)
         if session is None:
-            raise SessionLost(f"session {session_id[:32]} is not known here: it was closed, it expired, or the server was started again")
+            raise SessionLost(
+                f"session {session_id[:32]} is not known here: "
+                "it was closed, it expired, or the server was started again"
+            )
         return session
 
     def disconnected(self, session: LiveSession, connection: int) -> None:
@@ -245,82 +252,6 @@ class Sessions:
         """Whether any request runs."""
         return any(lane.running_seq is not None for session in self.live.values() for lane in session.state.lanes)
 
-    # -- requests --------------------------------------------------------------------------------
-
-    async def perform(self, session: LiveSession, connection: int | None, frame: bytes) -> bytes:
-        """Carry a frame's request out, exactly once, and return the frame of its answer."""
-        request, body = frames.decode_request(frame)
-        if isinstance(request, (Open, Resume)):
-            raise WireError("a session is already open on this connection")
-        try:
-            state = session.state
-            state.check_holder(connection)
-            state.last_seen = self._now()
-            lane = state.lane(request.lane)
-            verdict = lane.offer(request.seq, digest_of(frame))
-            if verdict is Verdict.REPEAT:
-                return lane.answer
-            if verdict is Verdict.WAIT:
-                waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-                session.waiters.setdefault(request.lane, []).append(waiter)
-                return await waiter
-            return await self._run(session, lane, request, body)
-        except MultiServerRLError as error:
-            return frames.encode(Refused(request.lane, request.seq, error.code, str(error)))
-
-    async def _run(self, session: LiveSession, state: ServerLane, request: Any, body: memoryview) -> bytes:
-        """Refused at the door: the seq stays free. Whatever happens behind the door is the seq's one answer."""
-        answer: bytes | None = None
-        try:
-            loose = self._check(session, request, body)
-            try:
-                answer = await self._carry_out(session, request, body, loose)
-            except EnvFault as fault:
-                answer = _final(request, fault.code, fault.args[0], fault.remote_traceback)
-            except Exception as error:
-                log("request_failed", session=session.state.id, error=repr(error))
-                is_known = isinstance(error, MultiServerRLError) and not isinstance(error, WorkerDied)
-                answer = _final(request, error.code if is_known else EnvFault.code, str(error) or repr(error), "")
-            state.finish(answer)
-            return answer
-        finally:
-            if answer is None:
-                state.withdraw()
-            session.state.last_seen = self._now()
-            for waiter in session.waiters.pop(request.lane, []):
-                if not waiter.done():
-                    waiter.set_result(answer or _lost(request))
-
-    def _check(self, session: LiveSession, request: Any, body: memoryview) -> Any:
-        """The door: what the request may not do is refused before anything is touched."""
-        if isinstance(request, Close):
-            return None
-        if isinstance(request, Call) and request.name.partition(".")[0] not in self.config.names("allow_attr"):
-            raise NotAllowedError(f"the operator does not let clients touch {request.name!r} (serve … --allow-attr)")
-        return session.lanes[request.lane].check(request, body)
-
-    async def _carry_out(self, session: LiveSession, request: Any, body: memoryview, loose: Any) -> bytes:
-        lane = session.lanes[request.lane]
-        if isinstance(request, Step):
-            return await lane.step(request, body, loose)
-        if isinstance(request, Reset):
-            return await lane.reset(request)
-        if isinstance(request, Render):
-            return await lane.render(request)
-        if isinstance(request, Call):
-            return await lane.call(request)
-        assert isinstance(request, Close)
-        await self.close(session, "closed by its client")
-        return frames.encode(Closed(request.lane, request.seq))
-
-
-def _final(request: Any, code: str, message: str, traceback: str) -> bytes:
-    return frames.encode(Refused(request.lane, request.seq, code, message, traceback, True))
-
-
-def _lost(request: Any) -> bytes:
-    return frames.encode(Refused(request.lane, request.seq, "session_lost", "the request was broken off"))
-
 
 def _check_version(version: int) -> None:
     if version != PROTOCOL_VERSION:
@@ -328,4 +259,3 @@ def _check_version(version: int) -> None:
             f"the client speaks protocol version {version}, this server {PROTOCOL_VERSION}; "
             "install the same release of multiserverrl on both"
         )
-

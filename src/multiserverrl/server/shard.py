@@ -18,9 +18,10 @@ from gymnasium.vector.utils import batch_space, iterate
 
 from multiserverrl.errors import EnvFault, SpaceError
 from multiserverrl.memory import Block
-from multiserverrl.server.commands import MakeShard, body_offset
+from multiserverrl.server.commands import Done, MakeShard, body_offset
 from multiserverrl.wire.actions import ActionCodec
-from multiserverrl.wire.arrays import StepLayout
+from multiserverrl.wire.arrays import BatchLayout, StepLayout
+from multiserverrl.wire.messages import Finals
 from multiserverrl.wire.spaces import describe_space
 from multiserverrl.wire.trees import carriable, pack_tree
 
@@ -59,6 +60,21 @@ class Shard:
         self._write_obs = layout.row_writer(body, "obs") if layout.is_fixed else self._loose_obs.__setitem__
         self._actions = self._action_reader(codec)
         self._infos: dict[int, Any] = {}
+        self._finals: list[tuple[int, Any]] = []
+        self._final_layouts: dict[int, BatchLayout] = {}
+        self._observations: list[Any] = [None] * spec.count  # of this step, as are the next three
+        self._rewards_now: list[Any] = [0.0] * spec.count
+        self._terms: list[Any] = [False] * spec.count
+        self._truncs: list[Any] = [False] * spec.count
+        self._stacked, self._leaf_shape = self._stack_of_rows()
+
+    def _stack_of_rows(self) -> tuple[np.ndarray[Any, Any] | None, tuple[int, ...]]:
+        """The shard's rows of the block as (count * shape[0], *shape[1:]), for a space that is one array with axes."""
+        leaves = self._layout.leaves
+        if not self._layout.is_fixed or len(leaves) != 1 or leaves[0].path or not leaves[0].shape:
+            return None, ()
+        rows = self._layout.arrays(self._body)[0][self.spec.first : self.spec.first + self.spec.count]
+        return rows.reshape(-1, *leaves[0].shape[1:]), leaves[0].shape
 
     def _made(self) -> Env:
         env = self._make()
@@ -85,36 +101,87 @@ class Shard:
 
         return read
 
-    def step(self, actions: Iterable[Any] | None = None) -> tuple[bytes, bytes]:
-        """Every env once; packed infos and packed observations without a fixed size."""
-        mode = self.spec.autoreset_mode
-        first, needs_reset, may_reset = self.spec.first, self.needs_reset, mode == "next_step"
-        rewards, terminated, truncated, write_obs = self._rewards, self._terminated, self._truncated, self._write_obs
-        for index, (env, action) in enumerate(zip(self.envs, self._actions() if actions is None else actions, strict=True)):
-            row = first + index
+    def step(self, actions: Iterable[Any] | None = None) -> Done:
+        """Every env once; packed infos and packed observations without a fixed size.
+
+        The rows are written after the last env has stepped, all at once (a third of the time of writing
+        each); until then the block holds the step before, which is what a fault falls back on.
+        """
+        mode, first, needs_reset = self.spec.autoreset_mode, self.spec.first, self.needs_reset
+        may_reset, resets_at_once = mode == "next_step", mode == "same_step"
+        observations, rewards, terminated, truncated = self._observations, self._rewards_now, self._terms, self._truncs
+        actions = self._actions() if actions is None else actions
+        for index, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
             try:
                 if may_reset and needs_reset[index]:
-                    obs, info = env.reset()
-                    reward, is_terminated, is_truncated = 0.0, False, False
-                else:
-                    obs, reward, is_terminated, is_truncated, info = env.step(action)  # type: ignore[assignment]
-                if is_terminated or is_truncated:
-                    needs_reset[index] = True
-                    if mode == "same_step":
-                        info = {"final_obs": copy.deepcopy(obs), "final_info": info}
-                        obs, reset_info = env.reset()
-                        info.update(reset_info)
-                else:
+                    observations[index], info = env.reset()
+                    rewards[index], terminated[index], truncated[index] = 0.0, False, False
                     needs_reset[index] = False
-                write_obs(row, obs)
-                rewards[row], terminated[row], truncated[row] = reward, is_terminated, is_truncated
+                else:
+                    obs, rewards[index], is_terminated, is_truncated, info = env.step(action)
+                    terminated[index], truncated[index] = is_terminated, is_truncated
+                    if is_terminated or is_truncated:
+                        needs_reset[index] = True
+                        if resets_at_once:
+                            obs, info = self._ended(index, obs, info)
+                    observations[index] = obs
                 if info:
-                    self._infos[row] = info
+                    self._infos[first + index] = info
             except Exception as error:  # whatever the env raises is the client's to see
                 self._fault(index, error)
+        self._write_rows()
         return self._packed()
 
-    def reset(self, seeds: list[int | None] | None, options: Any, mask: bytes | None) -> tuple[bytes, bytes]:
+    def _ended(self, index: int, obs: Any, info: dict[Any, Any]) -> tuple[Any, dict[Any, Any]]:
+        """Same-step autoreset: keep the final observation and info, reset; the next episode's first ones."""
+        told: dict[Any, Any] = {"final_info": info} if info else {}
+        final = obs.copy() if type(obs) is np.ndarray else copy.deepcopy(obs)  # the env may write over it
+        obs, reset_info = self.envs[index].reset()
+        if self._layout.is_fixed:
+            self._finals.append((self.spec.first + index, final))
+        else:
+            told = {"final_obs": final, "final_info": info}
+        return obs, {**told, **reset_info}
+
+    def _packed_finals(self) -> Finals | None:
+        finals, self._finals = self._finals, []
+        if not finals:
+            return None
+        count = len(finals)
+        if count not in self._final_layouts:
+            self._final_layouts[count] = BatchLayout(self._layout.space, count)
+        content = bytearray(self._final_layouts[count].end)
+        write = self._final_layouts[count].row_writer(content, "final_obs")
+        for index, (_, final) in enumerate(finals):
+            write(index, final)
+        return Finals([row for row, _ in finals], bytes(content))
+
+    def _write_rows(self) -> None:
+        """This step's rows into the block; an observation that its space says otherwise of is a fault of its env."""
+        if self._stacked is None or not self._write_stacked(self._stacked):
+            for index in range(self.spec.count):
+                try:
+                    self._write_obs(self.spec.first + index, self._observations[index])
+                except SpaceError as error:
+                    self._fault(index, error)
+                    self._write_obs(self.spec.first + index, self._observations[index])
+        rows = slice(self.spec.first, self.spec.first + self.spec.count)
+        self._rewards[rows], self._terminated[rows], self._truncated[rows] = (
+            self._rewards_now,
+            self._terms,
+            self._truncs,
+        )
+
+    def _write_stacked(self, rows: np.ndarray[Any, Any]) -> bool:
+        """All observations in one go, when each is just the array that the space says."""
+        shape, dtype = self._leaf_shape, rows.dtype
+        for obs in self._observations:
+            if type(obs) is not np.ndarray or obs.shape != shape or obs.dtype != dtype:
+                return False
+        np.concatenate(self._observations, out=rows)
+        return True
+
+    def reset(self, seeds: list[int | None] | None, options: Any, mask: bytes | None) -> Done:
         """Reset the envs that the mask names; EnvFault when one raises, with its traceback."""
         for index in range(self.spec.count):
             if mask is not None and not mask[index]:
@@ -159,19 +226,20 @@ class Shard:
     def _fault(self, index: int, error: Exception) -> None:
         """The env raised: its last observation, reward 0, truncated; made anew, and reset in same_step."""
         row = self.spec.first + index
-        # the row of the last step is untouched: it is written only after everything went well
-        last = copy.deepcopy(self._layout.row(self._body, row) if self._layout.is_fixed else self._last_loose.get(row))
+        last = self._last_observation(row)
         info: dict[str, Any] = {_FAULT_KEY: fault_info(error)}
         self._rebuild(index)
-        self._rewards[row], self._terminated[row], self._truncated[row] = 0.0, False, True
+        self._rewards_now[index], self._terms[index], self._truncs[index] = 0.0, False, True
+        self._observations[index] = last
         if self.spec.autoreset_mode == "same_step":
             info = {"final_obs": last, "final_info": {}, **info}
-            obs, reset_info = self.envs[index].reset()
+            self._observations[index], reset_info = self.envs[index].reset()
             info.update(reset_info)
-            self._write_obs(row, obs)
-        elif not self._layout.is_fixed:
-            self._write_obs(row, last)
         self._infos[row] = info
+
+    def _last_observation(self, row: int) -> Any:
+        """A copy of what the block holds: the step before, while this one is not written."""
+        return copy.deepcopy(self._layout.row(self._body, row) if self._layout.is_fixed else self._last_loose.get(row))
 
     def _rebuild(self, index: int) -> None:
         with contextlib.suppress(Exception):
@@ -179,7 +247,8 @@ class Shard:
         self.envs[index] = self._made()
         self.needs_reset[index] = True
 
-    def _packed(self) -> tuple[bytes, bytes]:
+    def _packed(self) -> Done:
+        finals = self._packed_finals()
         infos, loose = self._infos, self._loose_obs
         observations = b""
         if loose:
@@ -187,12 +256,12 @@ class Shard:
             self._last_loose.update(loose)
             loose.clear()
         if not infos:
-            return b"", observations
+            return Done(b"", observations, finals)
         self._infos = {}
         try:
-            return pack_tree(infos), observations
+            return Done(pack_tree(infos), observations, finals)
         except SpaceError:  # some value of some info cannot be carried: name it, keep the rest
-            return pack_tree({row: _kept(info) for row, info in infos.items()}), observations
+            return Done(pack_tree({row: _kept(info) for row, info in infos.items()}), observations, finals)
 
 
 def fault_info(error: BaseException) -> dict[str, str]:

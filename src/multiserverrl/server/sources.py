@@ -97,5 +97,7 @@ def _refuse(env_id: str, name: str) -> None:
     if old is not None and name in getattr(getattr(old, "envs", None), "registry", {}):
         raise ConfigError(_OLD_GYM.format(name=env_id))
     close = difflib.get_close_matches(name, list(gymnasium.registry), n=3, cutoff=0.6)
-    hint = f"did you mean {', '.join(close)}?" if close else "give its module (module:Env-v0) or file (file.py:EnvClass)"
+    hint = (
+        f"did you mean {', '.join(close)}?" if close else "give its module (module:Env-v0) or file (file.py:EnvClass)"
+    )
     raise UnknownEnvError(f"no environment {env_id} is registered with Gymnasium; {hint}")

@@ -101,10 +101,10 @@ class _Worker:
     def _carry_out(self, command: Command) -> Reply:
         if isinstance(command, StepShard):
             actions = unpack_tree(command.actions) if command.actions else None
-            return Done(*self.shards[command.shard].step(actions))
+            return self.shards[command.shard].step(actions)
         if isinstance(command, ResetShard):
             options = unpack_tree(command.options) if command.options else None
-            return Done(*self.shards[command.shard].reset(command.seeds, options, command.mask))
+            return self.shards[command.shard].reset(command.seeds, options, command.mask)
         if isinstance(command, RenderShard):
             return Done(values=self.shards[command.shard].render())
         if isinstance(command, CallShard):

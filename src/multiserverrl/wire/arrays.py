@@ -113,6 +113,13 @@ class BatchLayout:
         """One value, as views on the buffer (NumPy scalars for shapes of ())."""
         return nest(self.space, [array[index] for array in self.arrays(buffer)])
 
+    def rows(self, buffer: Buffer) -> list[Any]:
+        """All N values, as views on the buffer."""
+        arrays = self.arrays(buffer)
+        if self._is_plain:
+            return list(arrays[0])
+        return [nest(self.space, [array[index] for array in arrays]) for index in range(self.num)]
+
     def row_writer(self, buffer: Buffer, of: str) -> Callable[[int, Any], None]:
         """A function that writes one value into a row; SpaceError for one that the space says otherwise of."""
         writers = [_leaf_writer(leaf, view, of) for leaf, view in zip(self.leaves, self.arrays(buffer), strict=True)]

@@ -1,0 +1,138 @@
+"""The WebSocket protocol under the stream: the handshake by uvicorn and `websockets`, the messages by hand.
+
+uvicorn's own class parses each frame in a generic parser, queues it for a coroutine, and pauses the
+socket meanwhile: about 50 µs a message on the step path. Here a whole masked message is unmasked and
+handed to a callback at once, and an answer is one write (bench/step.py, row W1).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+__all__ = ["EXTENSION", "StreamProtocol"]
+
+EXTENSION = "multiserverrl.connection"  # where the ASGI scope holds the protocol itself
+
+_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+_TOO_BIG, _PROTOCOL_ERROR, _UNSUPPORTED = 1009, 1002, 1003
+
+
+class StreamProtocol(WebSocketsSansIOProtocol):
+    """One connection. After `begin`, each binary message goes to the callback; `send_message` answers."""
+
+    _on_message: Callable[[bytes], None] | None = None
+    _waiting: bytes | bytearray = b""
+    _parts: list[bytes]
+
+    async def run_asgi(self) -> None:
+        """Let the application find this connection in its scope."""
+        extensions: dict[str, Any] = self.scope["extensions"]
+        extensions[EXTENSION] = self
+        await super().run_asgi()
+
+    def begin(self, on_message: Callable[[bytes], None]) -> None:
+        """The handshake is over: hand every binary message to `on_message` from now on."""
+        self._parts = []
+        self._on_message = on_message
+
+    def data_received(self, data: bytes) -> None:
+        if self._on_message is None:
+            super().data_received(data)
+            return
+        waiting = self._waiting + data if self._waiting else data
+        while waiting:
+            end = self._one_frame(waiting)
+            if not end:
+                break
+            waiting = waiting[end:]
+        self._waiting = waiting if not self.close_sent else b""
+
+    def _one_frame(self, data: bytes | bytearray) -> int:
+        """Take one whole frame off the front and act on it; 0 when it has not all come."""
+        if len(data) < 6:
+            return 0
+        first, second = data[0], data[1]
+        size, start = second & 0x7F, 2
+        if size >= 126:
+            start = 4 if size == 126 else 10
+            if len(data) < start:
+                return 0
+            size = int.from_bytes(data[2:start], "big")
+        if not second & 0x80 or first & 0x70:
+            return self._fail(_PROTOCOL_ERROR, "client frames are masked and bear no extension bits")
+        if size + sum(map(len, self._parts)) > self.config.ws_max_size:
+            return self._fail(_TOO_BIG, f"a message has at most {self.config.ws_max_size} bytes")
+        end = start + 4 + size
+        if len(data) < end:
+            return 0
+        payload = _unmasked(data[start : start + 4], data[start + 4 : end])
+        if first == 0x80 | _BINARY and not self._parts:  # the usual case
+            assert self._on_message is not None
+            self._on_message(payload)
+        else:
+            self._unusual(first & 0x0F, bool(first & 0x80), payload)
+        return end
+
+    def _unusual(self, opcode: int, is_last: bool, payload: bytes) -> None:
+        """Control frames and messages in parts."""
+        if opcode == _PING:
+            self.transport.write(_frame(_PONG, payload[:125]))
+        elif opcode == _CLOSE:
+            self.close(int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1000, "")
+        elif opcode == _TEXT:
+            self._fail(_UNSUPPORTED, "messages are binary; for JSON use the HTTP routes, see /docs")
+        elif opcode in (_BINARY, _CONTINUATION) and (opcode == _CONTINUATION) == bool(self._parts):
+            self._parts.append(payload)
+            if is_last:
+                message, self._parts = b"".join(self._parts), []
+                assert self._on_message is not None
+                self._on_message(message)
+        elif opcode != _PONG:
+            self._fail(_PROTOCOL_ERROR, f"a frame of kind {opcode} is out of place")
+
+    def send_message(self, message: bytes) -> None:
+        """One binary message; nothing happens on a connection that is over."""
+        if not self.close_sent and not self.disconnected:
+            self.transport.write(_frame(_BINARY, message))
+
+    def close(self, code: int, reason: str) -> None:
+        """Close with a code; the application learns of it as a disconnect."""
+        if self.close_sent or self.disconnected:
+            return
+        self.close_sent = True
+        self.transport.write(_frame(_CLOSE, code.to_bytes(2, "big") + reason.encode()[:120]))
+        self.transport.close()
+
+    def _fail(self, code: int, reason: str) -> int:
+        self.close(code, reason)
+        return 0
+
+    def pause_writing(self) -> None:
+        """The client does not read: do not read from it either."""
+        super().pause_writing()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.transport.resume_reading()
+
+
+def _unmasked(key: bytes | bytearray, payload: bytes | bytearray) -> bytes:
+    """RFC 6455, 5.3, as one XOR of two long integers."""
+    size = len(payload)
+    repeated = (bytes(key) * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")).to_bytes(size, "little")
+
+
+def _frame(opcode: int, payload: bytes) -> bytes:
+    """RFC 6455, 5.2: final, not masked."""
+    size = len(payload)
+    if size < 126:
+        return bytes((0x80 | opcode, size)) + payload
+    if size < 1 << 16:
+        return struct.pack("!BBH", 0x80 | opcode, 126, size) + payload
+    return struct.pack("!BBQ", 0x80 | opcode, 127, size) + payload
