@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,34 @@ def test_a_learner_that_starts_again_keeps_the_replay_buffer_that_outlived_it(tm
     assert arrays["inserted"][0] == inserted
     assert again.counters.get("env_steps") == 160, "counters that outlived it are not counted twice"
     assert again.weights.version() > first.weights.version()
+
+
+def test_a_learner_that_died_after_its_last_checkpoint_makes_up_for_the_updates_since() -> None:
+    arrays, counters, weights = new_arrays(replay_layout(CONFIG, TASK)), FakeCounters(), FakeWeights()
+
+    def training() -> Training:
+        return Training(CONFIG, TASK, arrays, weights, counters.row("learner"))
+
+    def learn(trained: Training, first: int, count: int) -> None:
+        for number in range(first, first + count):
+            counters.row("explorer").add("env_steps", 8)
+            trained.take(raw_steps(number))
+            while trained.owes_updates():
+                trained.update()
+
+    died = training()
+    learn(died, 0, 10)
+    checkpoint = copy.deepcopy(died.checkpoint())
+    learn(died, 10, 20)
+
+    again = training()
+    again.resume(checkpoint)
+    assert again.replay.inserted == died.replay.inserted, "the replay buffer outlived it"
+    assert again.updates == checkpoint.state["updates"] < died.updates
+    learn(again, 30, 1)
+    assert again.updates >= died.updates
+    assert weights.version() > died.version, "no version is given twice"
+    assert counters.get("env_steps") == 31 * 8
 
 
 def test_a_checkpoint_of_another_env_is_refused(tmp_path: Path) -> None:
