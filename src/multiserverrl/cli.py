@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except MultiServerRLError as error:
-        print(f"multiserverrl: {error}", file=sys.stderr)
+        print(f"multiserverrl: {error.headline}", file=sys.stderr)
         return 2 if isinstance(error, MisuseError) else 1
     except KeyboardInterrupt:
         print("multiserverrl: stopped", file=sys.stderr)

@@ -55,6 +55,11 @@ class MultiServerRLError(Exception):
     code = "error"
     http_status = 500
 
+    @property
+    def headline(self) -> str:
+        """The message alone, for a person at the command line; `str` may have a traceback behind it."""
+        return str(self.args[0]) if self.args else type(self).__name__
+
 
 class MisuseError(MultiServerRLError):
     """We used it wrongly; no environment was stepped."""
@@ -192,8 +197,10 @@ def _subclasses(base: type[MultiServerRLError]) -> list[type[MultiServerRLError]
     return [base, *(found for child in base.__subclasses__() for found in _subclasses(child))]
 
 
-def error_for(code: str, message: str) -> MultiServerRLError:
+def error_for(code: str, message: str, remote_traceback: str = "") -> MultiServerRLError:
     """The error that `code` names on the wire; an unknown code becomes a PeerError that shows it."""
+    if code == EnvFault.code:
+        return EnvFault(message, remote_traceback)
     for kind in _subclasses(MultiServerRLError):
         if kind.code == code:
             return kind(message)

@@ -92,7 +92,7 @@ async def _refuse_at_the_door(scope: Scope, receive: Any, send: Any, error: Mult
 
 
 def _error_response(error: MultiServerRLError) -> JSONResponse:
-    body = {"error": error.code, "message": str(error.args[0] if error.args else error)}
+    body = {"error": error.code, "message": error.headline}
     headers = {"Retry-After": "5"} if error.http_status == 503 else None
     return JSONResponse(body, error.http_status, headers)
 

@@ -66,7 +66,7 @@ async def _serve(front: FrontConfig, listener: socket.socket, status: int) -> No
             await pool.start()
             await sessions.learn_envs()
         except MultiServerRLError as error:
-            _tell(status, Ready(error.code, str(error)))
+            _tell(status, Ready(error.code, error.headline))
             return
         server = _Server(_uvicorn_config(front, sessions))
         ticking = asyncio.create_task(_tick(sessions, pool))

@@ -88,7 +88,7 @@ class Worker(asyncio.Protocol):
         """Like `call`; a Failed reply is raised as its error."""
         reply = await self.call(pack(command), deadline_s)
         if isinstance(reply, Failed):
-            raise error_for(reply.code, f"{reply.message}\n{reply.traceback}" if reply.traceback else reply.message)
+            raise error_for(reply.code, reply.message, reply.traceback)
         return reply
 
     def overdue_s(self, now: float) -> float:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from multiserverrl.errors import MultiServerRLError, WireError
+from multiserverrl.errors import EnvFault, MultiServerRLError, WireError
 from multiserverrl.server.requests import Requests
 from multiserverrl.server.sessions import LiveSession, Sessions
 from multiserverrl.server.websocket import EXTENSION, StreamProtocol
@@ -99,7 +99,8 @@ class _Connection:
         self.protocol.send_message(frames.encode(opened))
 
     def _refuse(self, error: MultiServerRLError) -> None:
-        self.protocol.send_message(frames.encode(Refused(0, 0, error.code, str(error))))
+        remote_traceback = error.remote_traceback if isinstance(error, EnvFault) else ""
+        self.protocol.send_message(frames.encode(Refused(0, 0, error.code, error.headline, remote_traceback)))
 
     async def ended(self) -> None:
         """The connection is over. A client that never learnt its session's name cannot come back for it."""

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import traceback
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -126,9 +126,24 @@ class _Worker:
 
 
 def _maker(command: MakeShard | Probe) -> Any:
+    """A function that makes one env of the command's; EnvFault says where the env's own code failed."""
     env_id = command.env_id if isinstance(command, Probe) else command.env.env_id
     arguments = unpack_tree(command.arguments) if command.arguments else {}
-    return partial(make_env, find_env(env_id), command.render_mode, arguments)
+
+    def make() -> Any:
+        try:
+            return make_env(find_env(env_id), command.render_mode, arguments)
+        except MultiServerRLError:
+            raise
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}, line {place.lineno}, in {place.name}"
+            raise EnvFault(
+                f"{env_id} cannot be made: {type(error).__name__}: {error} ({where})",
+                "".join(traceback.format_exception(error)),
+            ) from error
+
+    return make
 
 
 def _probe(command: Probe) -> EnvInfo:
