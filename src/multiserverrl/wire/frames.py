@@ -16,7 +16,7 @@ import struct
 import msgspec
 
 from multiserverrl.errors import SpaceError, VersionMismatch, WireError
-from multiserverrl.wire.messages import PROTOCOL_VERSION, Answer, Request
+from multiserverrl.wire.messages import PROTOCOL_VERSION, Answer, Refused, Request
 
 __all__ = ["decode_answer", "decode_request", "encode"]
 
@@ -34,10 +34,13 @@ Buffer = bytes | bytearray | memoryview
 
 
 def encode(message: Request | Answer, body: Buffer = b"") -> bytes:
-    """A message as one frame; SpaceError for a text in it that is not Unicode."""
+    """A message as one frame; SpaceError for a text in it that is not Unicode (a refusal's is made so)."""
     try:
         header = _encoder.encode(message)
     except UnicodeEncodeError as error:
+        if isinstance(message, Refused):  # whatever an env said when it raised, its refusal travels
+            told = {name: getattr(message, name).encode(errors="replace").decode() for name in ("message", "traceback")}
+            return encode(msgspec.structs.replace(message, **told), body)
         raise SpaceError(f"a text that is not Unicode cannot be carried: {error}") from error
     size = len(header)
     prefix = _PREFIX.pack(_MAGIC, PROTOCOL_VERSION, 0, size)
