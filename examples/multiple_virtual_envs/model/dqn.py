@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-GAMMA = 0.99
+GAMMA = 0.97  # looks some 30 steps ahead: enough for a pole, and learned sooner than 0.99
 
 
 def make_network(obs_size: int, num_actions: int) -> nn.Sequential:

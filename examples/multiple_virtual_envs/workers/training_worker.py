@@ -11,7 +11,7 @@ from model.dqn import Replay, make_network, update
 
 GOOD_RETURN = 195  # mean of the last 20 episodes; the run ends there
 WARM_UP, BATCH_SIZE = 500, 128
-STEPS_PER_UPDATE, UPDATES_PER_SNAPSHOT, UPDATES_PER_TARGET = 2, 10, 100
+STEPS_PER_UPDATE, UPDATES_PER_SNAPSHOT, UPDATES_PER_TARGET = 2, 10, 50
 
 
 def training_worker(
