@@ -16,7 +16,7 @@ ENV_IDS = (
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[RunningServer]:
-    with serving(*ENV_IDS, count=16, allow_attr="steps,setting,np_random_seed") as running:
+    with serving(*ENV_IDS, count=20, allow_attr="steps,setting,np_random_seed") as running:
         yield running
 
 

@@ -8,7 +8,7 @@ import gymnasium
 from gymnasium.error import ResetNeeded
 
 from multiserverrl.client.envs import DEFAULT_TIMEOUT_S, RemoteEnvs, rows_of
-from multiserverrl.errors import ActionError, PeerError, SessionLost
+from multiserverrl.errors import ActionError, SessionLost, SessionTaken
 from multiserverrl.wire.messages import Render, Reset, Step, Stepped
 from multiserverrl.wire.trees import pack_tree
 
@@ -54,12 +54,12 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
         remote = self._open()
         remote.link.settle(0)
         self._needs_reset = True
+        if remote.link.has_ended():
+            remote.reopen()
         packed = b"" if options is None else pack_tree(options)
         try:
             answer, body = remote.link.request(0, lambda seq: Reset(0, seq, None if seed is None else [seed], packed))
-        except PeerError:
-            if not remote.link.has_ended():
-                raise
+        except (SessionLost, SessionTaken):
             remote.reopen()
             answer, body = remote.link.request(0, lambda seq: Reset(0, seq, None if seed is None else [seed], packed))
         told = self._observation(answer, body)

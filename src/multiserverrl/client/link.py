@@ -111,7 +111,7 @@ class Link:
             except OSError as error:
                 self._drop()
                 self._check_not_ended()
-                self._check_close_code(error)
+                self._check_close_code(error, self.lanes[lane])
                 outage = outage or _Outage()
                 self._resume(error, outage)
             except BaseException:  # interrupted in mid-message: the connection cannot be used on
@@ -156,6 +156,7 @@ class Link:
         """From now on every request raises an error like this one."""
         self._drop()
         self._ended = error
+        self._arrived.clear()
         for state in self.lanes:
             state.in_flight = None
         return error
@@ -164,14 +165,21 @@ class Link:
         if self._ended is not None:
             raise type(self._ended)(str(self._ended.args[0]))
 
-    def _check_close_code(self, error: OSError) -> None:
-        """What the server said when it closed the connection, where coming back makes no sense."""
+    def _check_close_code(self, error: OSError, state: ClientLane | None) -> None:
+        """Raise what the server said when it closed the connection, where sending the same again makes no sense.
+
+        A request (of `state`) whose bytes it does not take was not carried out: its seq is free, the session lives on.
+        """
         code = error.close_code if isinstance(error, ConnectionEnded) else 0
         if code == _CLOSED_FENCED:
             raise self._end(SessionTaken(f"session {self.opened.session} ended here: {error}")) from error
         if code in _CLOSED_FOR_GOOD:
             hint = "; it is too large (serve … --max-message-bytes)" if code == 1009 else ""
-            raise self._end(WireError(f"{self.address} does not take this request{hint}: {error}")) from error
+            refusal = WireError(f"{self.address} does not take this request{hint}: {error}")
+            if state is None:
+                raise self._end(refusal) from error
+            state.answered(state.seq, is_used=False)
+            raise refusal from error
 
     def _resume(self, cause: OSError, outage: _Outage) -> None:
         """Connect again within the session's time to live, and send what is in flight again."""
@@ -182,7 +190,7 @@ class Link:
                 return
             except OSError as error:
                 self._drop()
-                self._check_close_code(error)
+                self._check_close_code(error, None)
                 is_refused = isinstance(error.__cause__, ConnectionRefusedError)
                 if outage.lasts_s() > (_REFUSED_BUDGET_S if is_refused else self.opened.time_to_live_s):
                     raise self._end(
@@ -226,19 +234,30 @@ class Link:
             self._end(SessionLost("this session was closed"))
 
     def _say_close(self) -> None:
-        if self._connection is None:
-            self._reconnect(_CLOSE_TIMEOUT_S)
-        assert self._connection is not None
-        self._connection.set_timeout(_CLOSE_TIMEOUT_S)
-        while any(state.in_flight is not None for state in self.lanes):
-            self._receive_one()
-        self._connection.send(frames.encode(Close(0, self.lanes[0].next_seq)))
-        self._connection.receive()
-        self._connection.close()
+        self._drain()
+        self.send(0, lambda seq: Close(0, seq))
+        self._drain()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _drain(self) -> None:
+        """Take the answers on their way, with one try to connect again; TimeoutError after a few seconds."""
+        for tries_left in (1, 0):
+            try:
+                if self._connection is None:
+                    self._reconnect(_CLOSE_TIMEOUT_S)
+                assert self._connection is not None
+                self._connection.set_timeout(_CLOSE_TIMEOUT_S)
+                while any(state.in_flight is not None for state in self.lanes):
+                    self._receive_one()
+                return
+            except OSError as error:
+                self._drop()
+                if isinstance(error, TimeoutError) or not tries_left:
+                    raise
 
     def _forget(self) -> None:
         """In the child of a fork: the session is the parent's; its socket is closed here without a word."""
-        self._arrived.clear()
         self._end(SessionLost("this is the child of a fork, the session is its parent's; call reset() to open another"))
 
     def is_forgotten(self) -> bool:

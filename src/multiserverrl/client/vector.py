@@ -11,7 +11,7 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array,
 from numpy.typing import NDArray
 
 from multiserverrl.client.envs import DEFAULT_TIMEOUT_S, RemoteEnvs, autoreset_of, rows_of
-from multiserverrl.errors import ActionError, PeerError, SessionLost
+from multiserverrl.errors import ActionError, SessionLost, SessionTaken
 from multiserverrl.wire.messages import Call, Render, Reset, Step, Stepped
 from multiserverrl.wire.trees import pack_tree
 
@@ -74,11 +74,13 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         packed = b"" if options is None else pack_tree(options)
         remote = self._open()
         remote.link.settle(0)
+        if remote.link.has_ended() and (mask is None or all(mask)):
+            remote.reopen()
         self._is_stepping = False
         try:
             answer, body = remote.link.request(0, lambda seq: Reset(0, seq, seeds, packed, mask))
-        except PeerError:
-            if not remote.link.has_ended() or (mask is not None and not all(mask)):
+        except (SessionLost, SessionTaken):
+            if mask is not None and not all(mask):
                 raise
             remote.reopen()
             answer, body = remote.link.request(0, lambda seq: Reset(0, seq, seeds, packed, mask))

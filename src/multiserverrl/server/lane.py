@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from multiserverrl.errors import MisuseError
+from multiserverrl.errors import ActionError, MisuseError, SessionLost
 from multiserverrl.memory import Block
 from multiserverrl.server.commands import (
     CallShard,
@@ -85,6 +85,7 @@ class Lane:
         self._last_body = bytes(self.layout.size_bytes)  # as answered: what a fault falls back on
         self._last_loose: dict[int, Any] = {}
         self._was_reset = False
+        self._is_closed = False
         # rows that must be reset before the next step; None where something else resets them
         self._ended = np.zeros(self.num_envs, bool) if config.autoreset_mode == "disabled" else None
         self._shards: list[_Shard] = []
@@ -98,8 +99,13 @@ class Lane:
         """Make the envs; the error of the first that cannot be made."""
         await _all([self._make(shard) for shard in self._shards])
 
+    def is_closed(self) -> bool:
+        """Whether `close` was called; what still runs makes no envs any more."""
+        return self._is_closed
+
     async def close(self) -> None:
         """Close the envs and give the block back."""
+        self._is_closed = True
         futures = [
             s.worker.call(pack(DropShard(s.key)), self.config.step_deadline_s) for s in self._shards if not s.is_lost()
         ]
@@ -121,6 +127,10 @@ class Lane:
             if self.codec.layout is not None:
                 self.codec.check(body)
                 return None
+            if len(body):
+                raise ActionError(
+                    f"actions of {self.codec.space} travel in the header, not as a body of {len(body)} bytes"
+                )
             return self.codec.check_tree(unpack_tree(request.actions))
         if isinstance(request, Reset):
             self._check_reset(request)
@@ -140,7 +150,8 @@ class Lane:
 
     def is_plain(self) -> bool:
         """Whether a step is one command to one healthy env worker: the usual case, with nothing to gather."""
-        return len(self._shards) == 1 and self.codec.layout is not None and not self._shards[0].is_lost()
+        shard = self._shards[0]
+        return len(self._shards) == 1 and self.codec.layout is not None and not shard.broken and not shard.is_lost()
 
     def step_plain(
         self, request: Step, body: memoryview, finish: Callable[[bytes], None], fail: Callable[[str], None]
@@ -179,8 +190,10 @@ class Lane:
 
     async def reset(self, request: Reset) -> bytes:
         """Reset the envs that the mask names."""
+        self._was_reset, was_reset = False, self._was_reset  # one that fails leaves envs that must not be stepped
         replies = await _all([self._reset_shard(shard, request) for shard in self._shards])
-        self._was_reset = True
+        is_whole = not any(isinstance(reply, Failed) for reply in replies)
+        self._was_reset = is_whole and (was_reset or request.mask is None or all(request.mask))
         return self._answer(request, [reply for reply in replies if reply is not None])
 
     async def _reset_shard(self, shard: _Shard, request: Reset) -> Reply | None:
@@ -191,7 +204,9 @@ class Lane:
         command = pack(ResetShard(shard.key, seeds, request.options, mask))
         if shard.is_lost():
             await self._make(shard)
-        shard.broken = ""
+            shard.broken = f"env worker {shard.worker.index} was started again"
+        if mask is None or all(mask):
+            shard.broken = ""  # otherwise the envs that the mask leaves out are still to be told of
         return await shard.worker.call(command, self.config.step_deadline_s)
 
     async def render(self, request: Render) -> bytes:
@@ -222,7 +237,9 @@ class Lane:
 
     async def _make(self, shard: _Shard) -> None:
         config = self.config
-        await asyncio.wait_for(shard.worker.is_up.wait(), config.start_deadline_s)
+        await shard.worker.wait_up(config.start_deadline_s)
+        if self.is_closed():  # while it was waited for
+            raise SessionLost("the session was closed")
         command = MakeShard(
             shard.key, config.env, config.render_mode, config.arguments, config.autoreset_mode,
             self._block.handle, self.num_envs, shard.first, shard.count,
@@ -230,6 +247,9 @@ class Lane:
         generation = shard.worker.generation
         await shard.worker.ask(command, config.start_deadline_s)
         shard.generation = generation
+        if self.is_closed():
+            await shard.worker.ask(DropShard(shard.key), config.step_deadline_s)
+            raise SessionLost("the session was closed")
 
     async def _recover(self, shard: _Shard, cause: str) -> Reply:
         """The shard's envs are gone: make them anew, and answer for them with their last observations, truncated."""

@@ -91,6 +91,13 @@ class Worker(asyncio.Protocol):
             raise error_for(reply.code, reply.message, reply.traceback)
         return reply
 
+    async def wait_up(self, timeout_s: float) -> None:
+        """Until it runs; WorkerDied when it does not start again in time."""
+        try:
+            await asyncio.wait_for(self.is_up.wait(), timeout_s)
+        except TimeoutError:
+            raise WorkerDied(f"env worker {self.index} did not start again within {timeout_s:.0f} s") from None
+
     def overdue_s(self, now: float) -> float:
         """By how much its oldest command is past its deadline; negative while it is not."""
         return now - self._head_since - self._waiting[0][1] if self._waiting else -1.0
@@ -153,6 +160,16 @@ class Worker(asyncio.Protocol):
         self.failure_cause = cause
         if self.child is not None:
             self.child.kill()
+        self.hang_up()
+
+    def is_dead(self) -> bool:
+        """Whether its process ended, though its socket is open (a child of the env's own may hold the other end)."""
+        return self._transport is not None and self.child is not None and self.child.exitcode() is not None
+
+    def hang_up(self) -> None:
+        """Take it as lost, whatever its socket says."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def close(self) -> None:
         """Hang up: the worker closes its envs and ends by itself."""
@@ -180,7 +197,7 @@ class WorkerPool:
     async def probe(self, env_id: str, render_mode: str | None, arguments: bytes) -> EnvInfo:
         """What an environment is, from the env worker with the fewest envs."""
         worker = min(self.workers, key=lambda candidate: candidate.num_envs)
-        await asyncio.wait_for(worker.is_up.wait(), self._start_deadline_s)
+        await worker.wait_up(self._start_deadline_s)
         reply = await worker.ask(Probe(env_id, render_mode, arguments), self._start_deadline_s)
         assert isinstance(reply, Probed)
         return reply.env
@@ -201,8 +218,10 @@ class WorkerPool:
             worker.num_envs -= count
 
     def kill_overdue(self, now: float) -> None:
-        """Kill every worker whose oldest command is past its deadline."""
+        """Kill every worker whose oldest command is past its deadline, and miss those that died."""
         for worker in self.workers:
+            if worker.is_dead():
+                worker.hang_up()
             if worker.overdue_s(now) > 0 and not worker.failure_cause:
                 log("env_worker_overdue", worker=worker.index, late_s=round(worker.overdue_s(now), 2))
                 worker.kill("it passed the step deadline")

@@ -100,7 +100,7 @@ class Requests:
         """Carry a frame's request out, exactly once, and return the frame of its answer."""
         request, body = frames.decode_request(frame)
         if isinstance(request, (Open, Resume)):
-            raise WireError("a session is already open on this connection")
+            return frames.encode(Refused(0, 0, WireError.code, "a session is already open on this connection"))
         try:
             lane = self._lane_of(session, connection, request)
             verdict = lane.offer(request.seq, digest_of(frame))

@@ -87,6 +87,8 @@ class RunningServer:
             if lived_s < _BACK_OFF_S[min(restarts, len(_BACK_OFF_S) - 1)]:
                 continue
             log("front_died", port=front.config.port, cause=cause_of_exit(code), restarts=restarts)
+            if front.ready_fd is not None:
+                os.close(front.ready_fd)
             self._fronts[index] = self._start(front.config, front.listener)
             self._fronts[index].restarts = restarts + 1
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from multiserverrl.errors import (
     ConfigError,
+    EnvFault,
     NotAllowedError,
     ServerFull,
     SessionLost,
@@ -24,7 +25,7 @@ from multiserverrl.errors import (
 from multiserverrl.observe.log import log
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.lane import Lane, LaneConfig
-from multiserverrl.server.pool import WorkerPool
+from multiserverrl.server.pool import WorkerDied, WorkerPool
 from multiserverrl.wire.messages import (
     AUTORESET_MODES,
     PROTOCOL_VERSION,
@@ -67,7 +68,10 @@ class Sessions:
     async def learn_envs(self) -> None:
         """Ask the workers what the listed environments are; the error of the first that cannot be served."""
         for env_id in self.config.env_ids:
-            self.envs[env_id] = await self.pool.probe(env_id, None, b"")
+            try:
+                self.envs[env_id] = await self.pool.probe(env_id, None, b"")
+            except WorkerDied as died:
+                raise EnvFault(f"{env_id} could not be made: {died}") from died
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -80,21 +84,24 @@ class Sessions:
             await self._close_owner(request.owner)
         await self._take(request.num_envs, request.wait_s)
         placed: list[Any] = []
+        made: list[Lane] = []
         try:
             env = await self._describe(env_id, request)
             config = LaneConfig(
                 env, request.render_mode, request.arguments, request.autoreset_mode,
                 self.config.step_deadline_s, self.config.start_deadline_s,
             )  # fmt: skip
-            made = []
             for index, size in enumerate(lanes):
                 placed.append(self.pool.place(size))
                 made.append(Lane(config, index, placed[-1]))
-            await self._open_lanes(made)
-        except BaseException:
+            await _open_all(made)
+        except BaseException as error:  # a client that goes away while it waits cancels this
+            await asyncio.gather(*(lane.close() for lane in made), return_exceptions=True)
             for part in placed:
                 self.pool.release(part)
             await self._give_back(request.num_envs)
+            if isinstance(error, WorkerDied):
+                raise EnvFault(f"{env_id} could not be made: {error}") from error
             raise
         state = ServerSession(
             secrets.token_hex(8), secrets.token_urlsafe(24), len(lanes), self._now(), owner=request.owner
@@ -104,13 +111,6 @@ class Sessions:
         self.live[state.id] = LiveSession(state, made, request.render_mode)
         log("session_opened", session=state.id, env=env_id, num_envs=request.num_envs)
         return Opened(state.id, state.secret, state.incarnation, lanes, env, self.config.time_to_live_s)
-
-    async def _open_lanes(self, lanes: list[Lane]) -> None:
-        results = await asyncio.gather(*(lane.open() for lane in lanes), return_exceptions=True)
-        error = next((result for result in results if isinstance(result, BaseException)), None)
-        if error is not None:
-            await asyncio.gather(*(lane.close() for lane in lanes), return_exceptions=True)
-            raise error
 
     def _env_id(self, request: Open) -> str:
         if request.env_id is None:
@@ -135,6 +135,8 @@ class Sessions:
             raise ServerFull(
                 f"{request.num_envs} environments were asked for; this server has {self.config.count} in all (--count)"
             )
+        if not request.wait_s >= 0:
+            raise ConfigError(f"wait_s must be at least 0 seconds, not {request.wait_s}")
         lanes = request.lanes or [request.num_envs]
         if min(lanes) < 1 or sum(lanes) != request.num_envs:
             raise ConfigError(f"the lanes {lanes} must be of at least 1 env and together have {request.num_envs}")
@@ -251,6 +253,14 @@ class Sessions:
     def is_busy(self) -> bool:
         """Whether any request runs."""
         return any(lane.running_seq is not None for session in self.live.values() for lane in session.state.lanes)
+
+
+async def _open_all(lanes: list[Lane]) -> None:
+    """Make the envs of all lanes; the error of the first that cannot be made, when all have ended."""
+    results = await asyncio.gather(*(lane.open() for lane in lanes), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
 
 
 def _check_version(version: int) -> None:

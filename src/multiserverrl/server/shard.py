@@ -233,8 +233,11 @@ class Shard:
         self._observations[index] = last
         if self.spec.autoreset_mode == "same_step":
             info = {"final_obs": last, "final_info": {}, **info}
-            self._observations[index], reset_info = self.envs[index].reset()
-            info.update(reset_info)
+            try:
+                self._observations[index], reset_info = self.envs[index].reset()
+                info.update(reset_info)
+            except Exception as reset_error:
+                self._put_absent(index, reset_error)
         self._infos[row] = info
 
     def _last_observation(self, row: int) -> Any:
@@ -244,8 +247,18 @@ class Shard:
     def _rebuild(self, index: int) -> None:
         with contextlib.suppress(Exception):
             self.envs[index].close()
-        self.envs[index] = self._made()
+        try:
+            self.envs[index] = self._made()
+        except Exception as error:  # the other envs step on; this one is tried again when it is reset
+            self._put_absent(index, error)
         self.needs_reset[index] = True
+
+    def _put_absent(self, index: int, error: Exception) -> None:
+        def make_again() -> Env:
+            self.envs[index] = self._made()
+            return self.envs[index]
+
+        self.envs[index] = _Absent(error, make_again)
 
     def _packed(self) -> Done:
         finals = self._packed_finals()
@@ -262,6 +275,19 @@ class Shard:
             return Done(pack_tree(infos), observations, finals)
         except SpaceError:  # some value of some info cannot be carried: name it, keep the rest
             return Done(pack_tree({row: _kept(info) for row, info in infos.items()}), observations, finals)
+
+
+class _Absent(gymnasium.Env[Any, Any]):
+    """In the place of an env that could not be made, or reset, after a fault: makes it when it is reset."""
+
+    def __init__(self, error: Exception, make_again: Callable[[], Env]) -> None:
+        self._error, self._make_again = error, make_again
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return self._make_again().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        raise RuntimeError("this env could not be made anew after a fault") from self._error
 
 
 def fault_info(error: BaseException) -> dict[str, str]:

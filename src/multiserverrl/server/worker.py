@@ -44,6 +44,7 @@ __all__ = ["run_worker"]
 
 def run_worker(config: bytes, fds: list[int]) -> None:
     """Serve the front's commands from the socket `fds[0]` until it is closed."""
+    os.set_inheritable(fds[0], False)  # an env may start processes of its own
     os.dup2(2, 1)  # an env that prints must not write where a program reads
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     with socket.socket(fileno=fds[0]) as door:

@@ -69,7 +69,7 @@ class Scripted(gymnasium.Env[NDArray[np.float64], np.int64]):
                 counter.write(b".")
         self.steps += 1
         draw = self.np_random.random()
-        reward, info = draw + action, {"steps": self.steps}
+        reward, info = draw + int(action), {"steps": self.steps}
         if self.is_armed and self.steps == self.options.get("at"):
             reward, info = self._misbehave(reward, info)
         return self._obs(draw), reward, self.steps >= self.options.get("length", 7), False, info

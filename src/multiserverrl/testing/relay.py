@@ -115,17 +115,17 @@ class Relay:
         with self._lock:
             return bytes(self._requested[connection])
 
-    def replay(self, content: bytes, enough_bytes: int = 1, timeout_s: float = 10.0) -> bytes:
-        """Send the same bytes to the server on another connection; its answer, at least `enough_bytes` of it."""
-        answered = b""
+    def replay(self, content: bytes, until: bytes, timeout_s: float = 10.0) -> bytes:
+        """Send the same bytes to the server on another connection; its answer, as far as `until` or the end.
+
+        What follows the first blank line (a WebSocket's messages) waits for the answer to what stands before it.
+        """
+        head, blank, rest = content.partition(b"\r\n\r\n")
         with socket.create_connection(self._target, timeout_s) as again:
-            again.sendall(content)
-            while len(answered) < enough_bytes:
-                part = again.recv(_CHUNK_BYTES)
-                if not part:
-                    break
-                answered += part
-        return answered
+            again.sendall(head + blank)
+            upgraded = _received(again, b"\r\n\r\n") if b"Upgrade: websocket" in head else b""
+            again.sendall(rest)
+            return upgraded + _received(again, until)
 
     def _run(self) -> None:
         while not self._is_closing:
@@ -211,3 +211,13 @@ class Relay:
                 else:
                     end.shutdown(socket.SHUT_WR)
             end.close()
+
+
+def _received(end: socket.socket, until: bytes) -> bytes:
+    answered = b""
+    while until not in answered:
+        part = end.recv(_CHUNK_BYTES)
+        if not part:
+            break
+        answered += part
+    return answered
