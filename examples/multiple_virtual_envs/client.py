@@ -2,6 +2,7 @@
 
 import argparse
 import multiprocessing
+import signal
 import sys
 
 from model.agents import model_worker
@@ -40,9 +41,11 @@ def main() -> int:
         for worker, address in enumerate(addresses)
     ]
     processes = [model, training, *explorers]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: a Ctrl-C is for this process alone
     for process in processes:
         process.daemon = True  # ends with this one
         process.start()
+    signal.signal(signal.SIGINT, lambda *_: is_stopping.set())  # the running episodes are the last
     for process in (*explorers, training):
         process.join()
     requests.put(None)

@@ -2,11 +2,13 @@
 
 import argparse
 import multiprocessing
+import signal
+import sys
 
 from workers.real_env_worker import real_env_worker
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int, default=1800, help="of the first server")
@@ -20,13 +22,11 @@ def main() -> None:
     ]
     for server in servers:
         server.start()
-    try:
-        for server in servers:
-            server.join()
-    except KeyboardInterrupt:  # the servers got it too, and are closing
-        for server in servers:
-            server.join()
+    signal.signal(signal.SIGINT, lambda *_: None)  # a Ctrl-C reaches the servers, too: wait until they have closed
+    for server in servers:
+        server.join()
+    return max(abs(server.exitcode) for server in servers)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
