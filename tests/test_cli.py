@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from multiserverrl.cli import main
+from multiserverrl.errors import ConfigError
 from multiserverrl.observe.log import LEVEL_VARIABLE, LOGGER
 from multiserverrl.observe.rundir import RunDir
 from multiserverrl.server.config import ServerConfig
-from multiserverrl.server.run import start_server
+from multiserverrl.server.run import RunningServer, start_server
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +45,15 @@ def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
+
+
+def two_servers() -> RunningServer:
+    """Servers of two CartPoles each, on two ports in a row that happen to be free."""
+    for _ in range(50):
+        config = ServerConfig(env_ids=("CartPole-v1",), port=int(free_port()), count=2, workers=1, servers=2)
+        with contextlib.suppress(ConfigError):
+            return start_server(config)
+    raise AssertionError("no two free ports in a row")
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -122,7 +133,9 @@ def test_a_run_directory_of_something_else_is_refused(capsys: pytest.CaptureFixt
 
 
 def test_a_resume_on_another_env_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    RunDir.create(tmp_path / "run", {"launch": {"env_id": "CartPole-v1"}, "train": {}}).close()
+    seats = {"groups": [], "evaluation_url": "", "evaluation_envs": 1, "is_borrowed": False}
+    record = {"env_id": "CartPole-v1", "launch": {"env_id": "CartPole-v1"}, "train": {}, "seats": seats, "owner": "x"}
+    RunDir.create(tmp_path / "run", record).close()
     said = refusal(capsys, "train", "Acrobot-v1", "--resume", str(tmp_path / "run"))
     assert "goes on with CartPole-v1, not Acrobot-v1" in said
 
@@ -150,12 +163,7 @@ def test_the_only_env_of_a_server_is_lent_to_the_evaluator_and_comes_back(
 
 def test_envs_of_several_servers_are_trained_on_together(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    server = None
-    while server is None:
-        first = int(free_port())
-        with socket.socket() as probe:
-            if first < 65535 and probe.connect_ex(("127.0.0.1", first + 1)):
-                server = start_server(ServerConfig(env_ids=("CartPole-v1",), port=first, count=2, workers=1, servers=2))
+    server = two_servers()
     try:
         arguments = ["--servers", "2", "--eval-episodes", "2", "--stop-at-return", "5", "--run-dir", str(run)]
         assert main(["train", *place_of(server.url), *arguments]) == 0

@@ -124,7 +124,7 @@ def _train_settings(namespace: argparse.Namespace) -> tuple[LaunchConfig, TrainC
     path = asked[0].resume
     if path is None:
         return asked
-    from multiserverrl.launch.training import resumed_settings
+    from multiserverrl.launch.records import resumed_settings
 
     launch, config = resumed_settings(Path(path))
     if env_id not in (None, launch.env_id):

@@ -17,8 +17,9 @@ from multiserverrl.errors import CheckpointError, ConfigError
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.evaluating import evaluate
 from multiserverrl.launch.progress import Silence
+from multiserverrl.launch.records import resumed_settings
 from multiserverrl.launch.status import Status
-from multiserverrl.launch.training import Outcome, resumed_settings, train
+from multiserverrl.launch.training import Outcome, train
 from multiserverrl.observe.metrics import read_metrics
 from multiserverrl.observe.rundir import RunDir
 from multiserverrl.train.checkpoint import load_newest

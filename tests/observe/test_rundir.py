@@ -59,8 +59,9 @@ def test_a_result_is_absent_until_it_is_written(tmp_path: Path) -> None:
     assert run.result() is None
     run.write_result({"solved": True})
     assert RunDir.open(tmp_path / "run").result() == {"solved": True}
-    run.remove_result()
+    run.begin_again({"env_id": "CartPole-v1"})
     assert run.result() is None
+    assert run.config()["env_id"] == "CartPole-v1"
     run.close()
 
 

@@ -18,9 +18,10 @@ from multiserverrl.launch.roles import Brief, Role, RunPlan, cast_of
 from multiserverrl.observe.log import log
 from multiserverrl.processes import Child, cause_of_exit, start_child
 
-__all__ = ["Cast", "LearnerDied"]
+__all__ = ["STABLE_AFTER_S", "Cast", "LearnerDied"]
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 8.0
+STABLE_AFTER_S = 60.0  # earlier deaths of one that lived so long are forgotten
 READY_DEADLINE_S = 180.0  # envs may be slow to start
 
 
@@ -33,6 +34,7 @@ class _Player:
     role: Role
     child: Child | None = None  # None: it died and waits for its next birth, or has finished
     restarts: int = 0
+    born_at_s: float = 0.0
     born_again_at_s: float | None = None
 
 
@@ -104,7 +106,7 @@ class Cast:
         role = player.role
         self._control.forget(role.row)
         brief = Brief(self._plan, role.name, role.index, role.row, self._channels.handle)
-        player.born_again_at_s = None
+        player.born_at_s, player.born_again_at_s = time.monotonic(), None
         player.child = start_child(
             role.entry, msgspec.json.encode(brief), name=role.name, fds=self._channels.handle.fds
         )
@@ -120,8 +122,10 @@ class Cast:
             raise error
         if not role.most_restarts:
             raise LearnerDied(str(error))
+        if now_s - player.born_at_s > STABLE_AFTER_S:
+            player.restarts = 0
         if player.restarts >= role.most_restarts:
-            raise RunError(f"the {role.name} died {player.restarts + 1} times; the last time: {error}")
+            raise RunError(f"the {role.name} died {player.restarts + 1} times in a row; the last time: {error}")
         wait_s = min(FIRST_WAIT_S * 2**player.restarts, LONGEST_WAIT_S)
         player.restarts += 1
         player.born_again_at_s = now_s + wait_s

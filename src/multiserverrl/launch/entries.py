@@ -5,6 +5,7 @@ Nothing heavy is imported here: only the learner's room imports torch.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -38,6 +39,8 @@ def learner(config: bytes, fds: list[int]) -> None:
 
 def evaluator(config: bytes, fds: list[int]) -> None:
     """The process that plays greedy episodes with published weights."""
+    if hasattr(os, "nice"):
+        os.nice(10)  # it takes what the others leave
     _run(config, _evaluate)
 
 

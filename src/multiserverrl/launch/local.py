@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from multiserverrl.errors import RunError
 from multiserverrl.launch.bells import wait_for_any
-from multiserverrl.launch.cast import Cast, LearnerDied
+from multiserverrl.launch.cast import STABLE_AFTER_S, Cast, LearnerDied
 from multiserverrl.launch.channels import Channels
 from multiserverrl.launch.control import CounterTable
 from multiserverrl.launch.progress import Progress
@@ -27,7 +27,7 @@ SOLVED, USED_UP, INTERRUPTED = "solved", "episodes used up", "interrupted"
 
 LOOK_EVERY_S = 0.1
 METRICS_EVERY_S = 1.0
-MOST_ATTEMPTS = 3  # in a run: a learner that dies again and again will go on doing so
+MOST_DEATHS = 3  # of the learner in a row: it will go on dying
 LAST_EVALUATION_S = 60.0  # when the episodes are used up, the last weights are still evaluated
 
 
@@ -86,15 +86,17 @@ class LocalRun:
 
     def run(self) -> Ending:
         """Train until the end; no process runs afterwards. Raises what made it impossible to go on."""
-        for attempt in range(1, MOST_ATTEMPTS + 1):
+        deaths = 0
+        while True:
+            began_s = time.monotonic()
             try:
                 return self._attempt()
             except LearnerDied as death:
-                if attempt == MOST_ATTEMPTS:
-                    raise RunError(f"{death}; that was attempt {attempt} of {MOST_ATTEMPTS}") from death
-                log("run_restarted", level=logging.WARNING, why=str(death), attempt=attempt + 1)
+                deaths = 1 if time.monotonic() - began_s > STABLE_AFTER_S else deaths + 1
+                if deaths == MOST_DEATHS:
+                    raise RunError(f"{death}; it died {deaths} times in a row") from death
+                log("run_restarted", level=logging.WARNING, why=str(death), deaths=deaths)
                 self._reporter.progress.say(f"{death}: going on from the last checkpoint")
-        raise AssertionError("MOST_ATTEMPTS is at least 1")
 
     def _attempt(self) -> Ending:
         channels = Channels.create(channel_plan(self._plan, weights_fields(self._plan.config, self._plan.task)))

@@ -7,7 +7,7 @@ what cannot work. Closing it ends the embedded server.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,15 +34,18 @@ class Place:
 
 
 @contextmanager
-def open_place(launch: LaunchConfig, evaluation_envs: int) -> Iterator[Place]:
-    """The place that `launch` names; `evaluation_envs` are served beyond the count where we serve."""
+def open_place(launch: LaunchConfig, evaluation_envs: int, claims: Mapping[str, int] | None = None) -> Iterator[Place]:
+    """The place that `launch` names; `evaluation_envs` are served beyond the count where we serve.
+
+    `claims`: envs on each server that an earlier part of this run may hold still; they count as free.
+    """
     if launch.is_local:
         yield _local(launch)
     elif launch.is_embedded:
         with _embedded(launch, evaluation_envs) as place:
             yield place
     else:
-        yield _served(launch.urls, launch.env_id, launch.count, count_all=launch.resume is not None)
+        yield _served(launch.urls, launch.env_id, launch.count, claims or {})
 
 
 def _local(launch: LaunchConfig) -> Place:
@@ -63,13 +66,12 @@ def _embedded(launch: LaunchConfig, evaluation_envs: int) -> Iterator[Place]:
     capacity = count + min(evaluation_envs, MOST_EVALUATION_ENVS)
     server = start_server(ServerConfig(env_ids=(env_id,), port=0, count=capacity))
     try:
-        yield dataclasses.replace(_served([server.url], env_id, count, count_all=True), tend=server.poll)
+        yield dataclasses.replace(_served([server.url], env_id, count, {}), tend=server.poll)
     finally:
         server.stop()
 
 
-def _served(urls: list[str], env_id: str | None, count: int | None, *, count_all: bool) -> Place:
-    """With `count_all`, envs that are held count as free: an older session of this run may hold them still."""
+def _served(urls: list[str], env_id: str | None, count: int | None, claims: Mapping[str, int]) -> Place:
     from multiserverrl.client.api import describe
     from multiserverrl.wire.spaces import restore_space
 
@@ -89,7 +91,9 @@ def _served(urls: list[str], env_id: str | None, count: int | None, *, count_all
         env_id=first.env_id,
         task=task_of(restore_space(first.observation_space), restore_space(first.action_space)),
         reward_threshold=first.reward_threshold,
-        offers=[Offer(url, server.capacity if count_all else server.free) for url, server in servers.items()],
+        offers=[
+            Offer(url, min(max(server.free, claims.get(url, 0)), server.capacity)) for url, server in servers.items()
+        ],
         count=count,
         tend=lambda: None,
     )

@@ -65,11 +65,11 @@ class LiveProgress:
 
     every_s = 0.25
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self._console = Console(highlight=False)
+        self._console = Console(file=stream, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=False)
         self._is_live = False
 
@@ -99,7 +99,7 @@ class LiveProgress:
 def progress_for(stream: TextIO | None = None) -> Progress:
     """A table where the stream is a terminal, lines where it is not."""
     stream = stream or sys.stdout
-    return LiveProgress() if stream.isatty() else PlainProgress(stream)
+    return LiveProgress(stream) if stream.isatty() else PlainProgress(stream)
 
 
 def rows_of(status: Status) -> list[tuple[str, str]]:

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import secrets
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from multiserverrl.errors import CheckpointError, ConfigError
+from multiserverrl.errors import CheckpointError, PeerError, RunError
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.local import INTERRUPTED, SOLVED, USED_UP, Ending, LocalRun
 from multiserverrl.launch.places import Place, open_place
 from multiserverrl.launch.progress import Progress
+from multiserverrl.launch.records import EarlierRun, begin_run
 from multiserverrl.launch.roles import RunPlan
-from multiserverrl.launch.seats import Seats, take_seats
-from multiserverrl.launch.signals import interrupts
+from multiserverrl.launch.seats import take_seats
+from multiserverrl.launch.signals import Interrupts, interrupts
 from multiserverrl.observe.metrics import MetricsWriter
-from multiserverrl.observe.rundir import RunDir, default_path
-from multiserverrl.train.config import TrainConfig, config_from_json
+from multiserverrl.observe.rundir import RunDir
+from multiserverrl.train.config import TrainConfig
 
-__all__ = ["Outcome", "resumed_settings", "train"]
+__all__ = ["Outcome", "train"]
 
 BORROW_EVERY_S = 5.0  # an evaluation that takes the explorer's only env is not begun more often
 
@@ -53,70 +51,39 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress) -> Outc
     with contextlib.ExitStack() as stack:
         stack.callback(progress.close)
         caught = stack.enter_context(interrupts())
-        resumed = _reopened(launch.resume, stack) if launch.resume is not None else None
-        place = stack.enter_context(open_place(launch, config.eval_episodes))
+        earlier = stack.enter_context(EarlierRun.lock(Path(launch.resume))) if launch.resume is not None else None
+        claims = earlier.claims() if earlier else {}
+        place = stack.enter_context(open_place(launch, config.eval_episodes, claims))
         seats = take_seats(place.offers, place.count, config.explorers, config.eval_episodes)
-        config = _settled(config, place, seats)
-        run_dir = resumed or _created(launch, config, place, seats, stack)
-        plan = RunPlan(place.env_id, config, place.task, seats, str(run_dir.path), run_dir.config()["owner"])
+        if config.stop_at_return is None:
+            config = dataclasses.replace(config, stop_at_return=place.reward_threshold)
+        run_dir, owner = begin_run(launch, config, place, seats, earlier)
+        stack.callback(run_dir.close)
+        if seats.is_borrowed:
+            config = dataclasses.replace(config, eval_every_s=max(config.eval_every_s, BORROW_EVERY_S))
+        plan = RunPlan(place.env_id, config, place.task, seats, str(run_dir.path), owner)
         _introduce(progress, plan)
-        metrics = stack.enter_context(MetricsWriter(run_dir.metrics))
-        ending = LocalRun(plan, place.tend, caught, progress, metrics).run()
-        progress.close()
-        if ending.why == INTERRUPTED:
-            progress.say(f"interrupted; go on with: multiserverrl train --resume {run_dir.path}")
-            return Outcome(run_dir.path, None, caught.signum or signal.SIGINT)
-        result = _result(ending, plan)
-        run_dir.write_result(result)
-        _conclude(progress, result, ending, run_dir.path)
-        return Outcome(run_dir.path, result)
+        return _run(plan, place, caught, progress, run_dir)
 
 
-def resumed_settings(path: Path) -> tuple[LaunchConfig, TrainConfig]:
-    """The settings that the run in this directory was begun with."""
-    run_dir = RunDir.open(path, "--resume")
-    config = run_dir.config()
-    try:
-        launch = msgspec.convert(config["launch"], LaunchConfig)
-        return launch, config_from_json(msgspec.json.encode(config["train"]))
-    except (KeyError, ConfigError, msgspec.ValidationError) as error:
-        raise CheckpointError(f"{path / 'config.json'} does not hold the settings of a run: {error}") from error
-
-
-def _settled(config: TrainConfig, place: Place, seats: Seats) -> TrainConfig:
-    """The settings with what only the envs could tell."""
-    stop_at_return = place.reward_threshold if config.stop_at_return is None else config.stop_at_return
-    eval_every_s = max(config.eval_every_s, BORROW_EVERY_S) if seats.is_borrowed else config.eval_every_s
-    return dataclasses.replace(config, stop_at_return=stop_at_return, eval_every_s=eval_every_s)
-
-
-def _reopened(path: str, stack: contextlib.ExitStack) -> RunDir:
-    run_dir = RunDir.resume(Path(path))
-    stack.callback(run_dir.close)
-    if not isinstance(run_dir.config().get("owner"), str):
-        raise CheckpointError(f"{run_dir.path / 'config.json'} lacks the run's owner key")
-    run_dir.remove_result()
-    return run_dir
-
-
-def _created(
-    launch: LaunchConfig, config: TrainConfig, place: Place, seats: Seats, stack: contextlib.ExitStack
-) -> RunDir:
-    path = Path(launch.run_dir) if launch.run_dir else default_path(place.env_id, config.seed, time.time())
-    count = place.count or sum(offer.free for offer in place.offers)
-    where = dataclasses.replace(launch, env_id=place.env_id, count=count, run_dir=None, resume=None)
-    run_dir = RunDir.create(
-        path,
-        {
-            "env_id": place.env_id,
-            "launch": dataclasses.asdict(where),
-            "train": dataclasses.asdict(config),
-            "seats": msgspec.to_builtins(seats),
-            "owner": secrets.token_hex(16),
-        },
-    )
-    stack.callback(run_dir.close)
-    return run_dir
+def _run(plan: RunPlan, place: Place, caught: Interrupts, progress: Progress, run_dir: RunDir) -> Outcome:
+    go_on = f"go on with: multiserverrl train --resume {run_dir.path}"
+    with MetricsWriter(run_dir.metrics) as metrics:
+        try:
+            ending = LocalRun(plan, place.tend, caught, progress, metrics).run()
+        except (RunError, PeerError) as error:
+            progress.close()
+            if not isinstance(error, CheckpointError) and any(run_dir.checkpoints.iterdir()):
+                progress.say(f"the run ended too early, its last checkpoint is kept; {go_on}")
+            raise
+    progress.close()
+    if ending.why == INTERRUPTED:
+        progress.say(f"interrupted; {go_on}")
+        return Outcome(run_dir.path, None, caught.signum or signal.SIGINT)
+    result = _result(ending, plan)
+    run_dir.write_result(result)
+    _conclude(progress, result, ending, run_dir.path)
+    return Outcome(run_dir.path, result)
 
 
 def _introduce(progress: Progress, plan: RunPlan) -> None:

@@ -1,6 +1,6 @@
 """A training run's directory: what it was asked to do, how far it came, how it ended.
 
-    config.json     versions and effective settings, written once
+    config.json     versions and effective settings, written at the start and at each resume
     checkpoints/    written by the learner
     metrics.jsonl   one line about every second
     policy.safetensors   the best weights that were evaluated; those that passed, once some have
@@ -50,7 +50,7 @@ class RunDir:
         except OSError as error:
             raise ConfigError(f"--run-dir {path} cannot be made: {error.strerror}") from error
         run = cls(path, _lock(path))
-        write_atomically(path / "config.json", _json({"versions": versions(), **config}))
+        run._write_config(config)
         return run
 
     @classmethod
@@ -80,9 +80,13 @@ class RunDir:
         """Write result.json: the run has ended."""
         write_atomically(self.path / "result.json", _json(result))
 
-    def remove_result(self) -> None:
-        """A resumed run has not ended."""
+    def begin_again(self, config: dict[str, Any]) -> None:
+        """A resumed run has not ended, and may have other settings."""
         (self.path / "result.json").unlink(missing_ok=True)
+        self._write_config(config)
+
+    def _write_config(self, config: dict[str, Any]) -> None:
+        write_atomically(self.path / "config.json", _json({"versions": versions(), **config}))
 
     def close(self) -> None:
         """Give the lock up."""

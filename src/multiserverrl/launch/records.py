@@ -1,0 +1,98 @@
+"""What a run writes down about itself at its start, and what a later part of it reads back."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from multiserverrl.errors import CheckpointError, ConfigError
+from multiserverrl.launch.config import LaunchConfig
+from multiserverrl.launch.places import Place
+from multiserverrl.launch.seats import Seats
+from multiserverrl.observe.rundir import RunDir, default_path
+from multiserverrl.train.config import TrainConfig, config_from_json
+
+__all__ = ["EarlierRun", "begin_run", "resumed_settings"]
+
+
+class _Record(msgspec.Struct):
+    """config.json, the versions left out."""
+
+    env_id: str
+    launch: LaunchConfig
+    train: dict[str, Any]
+    seats: Seats
+    owner: str  # the key of the run's sessions: a later part of the run takes their places over
+
+
+class EarlierRun:
+    """A run that is gone on with; this process holds its lock."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self.run_dir = run_dir
+        self._record = _read(run_dir)
+        self.owner = self._record.owner
+
+    @classmethod
+    @contextmanager
+    def lock(cls, path: Path) -> Iterator[EarlierRun]:
+        """ConfigError when it is no run, or one that still runs; CheckpointError when its config is broken."""
+        run_dir = RunDir.resume(path)
+        try:
+            yield cls(run_dir)
+        finally:
+            run_dir.close()
+
+    def claims(self) -> dict[str, int]:
+        """Envs that the earlier part had on each server, and may hold still."""
+        seats, claims = self._record.seats, Counter[str]()
+        for group in seats.groups:
+            claims[group.url] += group.num_envs
+        if not seats.is_borrowed:
+            claims[seats.evaluation_url] += seats.evaluation_envs
+        return dict(claims)
+
+
+def begin_run(
+    launch: LaunchConfig, config: TrainConfig, place: Place, seats: Seats, earlier: EarlierRun | None
+) -> tuple[RunDir, str]:
+    """The run's directory, with its effective settings written down, and its owner key."""
+    count = place.count or sum(offer.free for offer in place.offers)
+    record = {
+        "env_id": place.env_id,
+        "launch": dataclasses.asdict(
+            dataclasses.replace(launch, env_id=place.env_id, count=count, run_dir=None, resume=None)
+        ),
+        "train": dataclasses.asdict(config),
+        "seats": msgspec.to_builtins(seats),
+        "owner": earlier.owner if earlier else secrets.token_hex(16),
+    }
+    if earlier:
+        earlier.run_dir.begin_again(record)
+        return earlier.run_dir, earlier.owner
+    path = Path(launch.run_dir) if launch.run_dir else default_path(place.env_id, config.seed, time.time())
+    return RunDir.create(path, record), str(record["owner"])
+
+
+def resumed_settings(path: Path) -> tuple[LaunchConfig, TrainConfig]:
+    """The settings that the run in this directory was last begun with."""
+    record = _read(RunDir.open(path, "--resume"))
+    try:
+        return record.launch, config_from_json(msgspec.json.encode(record.train))
+    except ConfigError as error:
+        raise CheckpointError(f"{path / 'config.json'} does not hold the settings of a run: {error}") from error
+
+
+def _read(run_dir: RunDir) -> _Record:
+    try:
+        return msgspec.convert(run_dir.config(), _Record)
+    except (ConfigError, msgspec.ValidationError) as error:
+        raise CheckpointError(f"{run_dir.path / 'config.json'} does not hold the settings of a run: {error}") from error

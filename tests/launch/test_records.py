@@ -1,0 +1,62 @@
+"""What a run writes down is what a later part of it goes on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from multiserverrl.errors import CheckpointError, ConfigError
+from multiserverrl.launch.config import LaunchConfig
+from multiserverrl.launch.places import Place
+from multiserverrl.launch.records import EarlierRun, begin_run, resumed_settings
+from multiserverrl.launch.seats import Offer, Seats, take_seats
+from multiserverrl.observe.rundir import write_atomically
+from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.task import Task
+
+PLACE = Place("CartPole-v1", Task((4,), 2), 475.0, [Offer("http://a:1", 6), Offer("http://b:2", 6)], None, lambda: None)
+
+
+def begun(path: Path) -> Seats:
+    seats = take_seats(PLACE.offers, None, explorers=1, evaluation_envs=20)
+    launch = LaunchConfig(host="a", port=1, servers=2, run_dir=str(path))
+    run_dir, _ = begin_run(launch, TrainConfig(seed=3), PLACE, seats, None)
+    run_dir.close()
+    return seats
+
+
+def test_settings_come_back_with_what_only_the_servers_could_tell(tmp_path: Path) -> None:
+    begun(tmp_path / "run")
+    launch, config = resumed_settings(tmp_path / "run")
+    assert launch == LaunchConfig("CartPole-v1", host="a", port=1, servers=2, count=12)
+    assert config == TrainConfig(seed=3)
+
+
+def test_what_the_earlier_part_held_is_claimed_on_each_server(tmp_path: Path) -> None:
+    begun(tmp_path / "run")
+    with EarlierRun.lock(tmp_path / "run") as earlier:
+        assert earlier.claims() == {"http://a:1": 6, "http://b:2": 6}
+
+
+def test_a_resumed_run_keeps_its_owner_key_and_writes_its_new_settings(tmp_path: Path) -> None:
+    seats = begun(tmp_path / "run")
+    with EarlierRun.lock(tmp_path / "run") as earlier:
+        _, owner = begin_run(LaunchConfig(port=1), TrainConfig(seed=3, episodes=9), PLACE, seats, earlier)
+        assert owner == earlier.owner
+    assert resumed_settings(tmp_path / "run")[1].episodes == 9
+
+
+def test_a_run_that_is_gone_on_with_is_locked(tmp_path: Path) -> None:
+    begun(tmp_path / "run")
+    with EarlierRun.lock(tmp_path / "run"), pytest.raises(ConfigError, match="still runs"):
+        with EarlierRun.lock(tmp_path / "run"):
+            pass
+
+
+@pytest.mark.parametrize("content", [b"{}", b'{"env_id": 3}', b'{"launch": {"count": 0}}'])
+def test_a_config_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
+    begun(tmp_path / "run")
+    write_atomically(tmp_path / "run" / "config.json", content)
+    with pytest.raises(CheckpointError, match="does not hold the settings of a run"):
+        resumed_settings(tmp_path / "run")
