@@ -187,6 +187,17 @@ def is_same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+def is_equal_value(one: Any, other: Any) -> bool:
+    """Like `is_same`, but a NumPy scalar is as good as an array without axes (Gymnasium itself draws both)."""
+    if isinstance(one, (np.ndarray, np.generic)) and not isinstance(one, np.str_):
+        return isinstance(other, (np.ndarray, np.generic)) and is_same(np.asarray(one), np.asarray(other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(is_equal_value(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return type(one) is type(other) and len(one) == len(other) and all(map(is_equal_value, one, other))
+    return is_same(one, other)
+
+
 # -- messages ----------------------------------------------------------------------------------------
 
 ENV_INFOS = st.builds(

@@ -48,4 +48,6 @@ def test_the_check_sees_every_way_to_import(text: str) -> None:
 def test_the_check_looks_at_the_files_that_are_there() -> None:
     names = {file.stem for file in WIRE.glob("*.py")}
     assert {"session", "frames", "trees", "spaces"} <= names
-    assert {f"test_{name}" for name in names - {"__init__"}} <= {file.stem for file in Path(__file__).parent.glob("*.py")}
+    assert {f"test_{name}" for name in names - {"__init__"}} <= {
+        file.stem for file in Path(__file__).parent.glob("*.py")
+    }

@@ -6,6 +6,7 @@ MultiDiscrete or MultiBinary. Beyond a Box's bounds they pass, as they do locall
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,8 @@ class ActionCodec:
 def _contains(space: spaces.Space[Any], action: Any) -> bool:
     """Gymnasium's own answer; it takes values of the right structure for granted, and these may be anything."""
     try:
-        return bool(space.contains(action))
+        with warnings.catch_warnings(action="ignore"):  # Gymnasium warns of a scalar where a Box has no axes
+            return bool(space.contains(action))
     except Exception:
         return False
 

@@ -96,6 +96,9 @@ class BatchLayout:
             offset += leaf.dtype.itemsize * num * int(np.prod(leaf.shape, dtype=np.int64))
         self.end = offset
         self._is_plain = len(self.leaves) == 1 and not self.leaves[0].path
+        # a value of a Box is an array even without axes; of a Discrete it is a NumPy scalar
+        self._picks = [(...,) if isinstance(leaf.space, spaces.Box) and not leaf.shape else () for leaf in self.leaves]
+        self._is_simple = not any(self._picks)
 
     def arrays(self, buffer: Buffer) -> list[Array]:
         """One (N, *shape) view a leaf."""
@@ -110,15 +113,20 @@ class BatchLayout:
         return arrays[0] if self._is_plain else nest(self.space, arrays)
 
     def row(self, buffer: Buffer, index: int) -> Any:
-        """One value, as views on the buffer (NumPy scalars for shapes of ())."""
-        return nest(self.space, [array[index] for array in self.arrays(buffer)])
+        """One value, as views on the buffer (NumPy scalars for Discrete)."""
+        return self._row(self.arrays(buffer), index)
 
     def rows(self, buffer: Buffer) -> list[Any]:
         """All N values, as views on the buffer."""
         arrays = self.arrays(buffer)
-        if self._is_plain:
+        if self._is_plain and self._is_simple:
             return list(arrays[0])
-        return [nest(self.space, [array[index] for array in arrays]) for index in range(self.num)]
+        return [self._row(arrays, index) for index in range(self.num)]
+
+    def _row(self, arrays: list[Array], index: int) -> Any:
+        if self._is_simple:
+            return arrays[0][index] if self._is_plain else nest(self.space, [array[index] for array in arrays])
+        return nest(self.space, [array[(index, *pick)] for array, pick in zip(arrays, self._picks, strict=True)])
 
     def row_writer(self, buffer: Buffer, of: str) -> Callable[[int, Any], None]:
         """A function that writes one value into a row; SpaceError for one that the space says otherwise of."""

@@ -24,6 +24,8 @@ def to_json(value: Any) -> Any:
     """Any carriable value as JSON; what JSON cannot say exactly is said in words (`str`)."""
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, np.timedelta64):  # to NumPy it is a whole number
+        return str(value)
     if isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)):
         return json_number(value)
     if isinstance(value, np.ndarray):
@@ -112,31 +114,34 @@ def _graph(space: spaces.Graph, value: Any, name: str) -> spaces.GraphInstance:
 
 
 def _array(space: spaces.Space[Any], value: Any, name: str) -> Any:
-    try:
-        array = np.array(_numbers(value, name, 0))
-    except (ValueError, OverflowError) as error:
-        raise ActionError(f"{name} is no array: {error}") from error
     assert space.shape is not None
     dtype = np.dtype(space.dtype)
+    numbers = _numbers(value, name, dtype, 0)
+    try:
+        with np.errstate(over="ignore"):  # beyond a Box's bounds they pass
+            array = np.array(numbers, dtype)
+    except (ValueError, OverflowError) as error:
+        raise ActionError(f"{name} is no array: {error}") from error
     if array.shape != space.shape and not (array.size == 0 and 0 in space.shape):
         raise ActionError(f"{name} has shape {array.shape}; the space {space} says {space.shape}")
-    if dtype.kind in "iub" and array.size and array.dtype.kind not in "iub":
-        raise ActionError(f"{name} must be whole numbers, as {space} says, not {array.dtype}")
-    with np.errstate(over="ignore"):
-        cast = array.reshape(space.shape).astype(dtype)
-    if dtype.kind in "iub" and not (cast == array.reshape(space.shape)).all():
-        raise ActionError(f"{name} holds numbers that {dtype} cannot hold")
-    return cast[()]
+    return array.reshape(space.shape) if isinstance(space, spaces.Box) else array[()]
 
 
-def _numbers(value: Any, name: str, depth: int) -> Any:
+def _numbers(value: Any, name: str, dtype: np.dtype[Any], depth: int) -> Any:
+    """Nested lists of numbers, whole and within the dtype's range where it is one of whole numbers."""
     if isinstance(value, list):
         if depth > _MAX_DEPTH:
             raise ActionError(f"{name} is nested more than {_MAX_DEPTH} deep")
-        return [_numbers(item, name, depth + 1) for item in value]
-    if isinstance(value, bool):
-        return int(value)
+        return [_numbers(item, name, dtype, depth + 1) for item in value]
     try:
-        return number_from_json(value)
+        number = number_from_json(value)
     except WireError as error:
         raise ActionError(f"{name}: {error}") from error
+    if dtype.kind == "f":
+        return number
+    if not isinstance(number, int):
+        raise ActionError(f"{name} must be whole numbers, not {number}")
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    if not low <= number <= high:
+        raise ActionError(f"{name} holds numbers that {dtype} cannot hold: {str(value)[:40]}")
+    return int(number)

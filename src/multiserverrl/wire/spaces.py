@@ -77,7 +77,7 @@ def describe_space(space: Space, path: str = "space", depth: int = 0) -> Descrip
 def _bound(values: Array, is_bounded: Array, infinity: str) -> Any:
     """One number where all are the same, else all of them, flat; `infinity` where there is no bound."""
     flat, finite = values.ravel(), is_bounded.ravel()
-    if flat.size and (flat == flat[0]).all() and (finite == finite[0]).all():
+    if flat.size and flat.tobytes() == flat[:1].tobytes() * flat.size and (finite == finite[0]).all():
         return json_number(flat[0]) if finite[0] else infinity
     return [json_number(value) if one else infinity for value, one in zip(flat.tolist(), finite.tolist(), strict=True)]
 
@@ -204,7 +204,7 @@ class _Restorer:
         dtype = _dtype(description, _NUMBERS)
         shape = self.shape(description["shape"], dtype)
         is_whole = dtype.kind in "iu"
-        limits = (np.iinfo(dtype).min, np.iinfo(dtype).max) if is_whole else (-math.inf, math.inf)
+        limits = (np.iinfo(dtype).min, np.iinfo(dtype).max) if is_whole else (None, None)
         (low, has_low), (high, has_high) = (
             _restore_bound(description[side], shape, dtype, limit)
             for side, limit in zip(("low", "high"), limits, strict=True)
@@ -266,11 +266,13 @@ def _array(value: Any, dtype: np.dtype[Any]) -> Array:
         return np.array([number_from_json(item) for item in value], dtype)
 
 
-def _restore_bound(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], limit: float) -> tuple[Array, Array]:
-    """The bound of each element, and whether it is one; `limit` stands where there is none."""
-    numbers = [number_from_json(item) for item in (value if isinstance(value, list) else [value])]
-    is_bound = np.array([number not in (math.inf, -math.inf) for number in numbers], bool)
-    bound = _array([number if one else limit for number, one in zip(numbers, is_bound, strict=True)], dtype)
+def _restore_bound(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], limit: int | None) -> tuple[Array, Array]:
+    """The bound of each element, and whether it is one; whole numbers have `limit` where there is none."""
+    items = value if isinstance(value, list) else [value]
+    is_bound = np.array([item not in ("Infinity", "-Infinity") for item in items], bool)
+    if limit is not None:
+        items = [item if one else limit for item, one in zip(items, is_bound, strict=True)]
+    bound = _array(items, dtype)
     if isinstance(value, list):
         return bound.reshape(shape), is_bound.reshape(shape)
     return np.full(shape, bound[0]), np.full(shape, is_bound[0])
