@@ -25,7 +25,7 @@ from multiserverrl.errors import ConfigError, PeerError, ServerUnreachable, Wire
 
 __all__ = ["Address", "Connection", "ConnectionEnded", "fetch_json"]
 
-TOKEN_VARIABLE = "MULTISERVERRL_TOKEN"  # noqa: S105 - the variable's name, not a token
+TOKEN_VARIABLE = "MULTISERVERRL_TOKEN"
 STREAM_PATH = "/v1/stream"
 MAX_MESSAGE_BYTES = 1 << 30  # no length beyond it is believed
 _ACCEPT_SALT = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
@@ -160,7 +160,7 @@ class Connection:
         parts: list[memoryview] = []
         while True:
             opcode, is_last, payload = self._next_frame()
-            if opcode == _BINARY or opcode == _CONTINUATION:
+            if opcode in (_BINARY, _CONTINUATION):
                 if is_last and not parts:
                     return payload
                 parts.append(payload)
@@ -170,7 +170,9 @@ class Connection:
                 self._socket.sendall(self._frame(_PONG, bytes(payload)))
             elif opcode == _CLOSE:
                 code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
-                raise ConnectionEnded(f"the server closed the connection: {bytes(payload[2:]).decode(errors='replace')}", code)
+                raise ConnectionEnded(
+                    f"the server closed the connection: {bytes(payload[2:]).decode(errors='replace')}", code
+                )
             elif opcode != _PONG:
                 raise ConnectionEnded(f"a WebSocket frame of unknown kind {opcode}")
 
@@ -270,10 +272,13 @@ class Connection:
             self._fill(len(self._waiting) + 1)
         head, _, rest = bytes(self._waiting).partition(b"\r\n\r\n")
         status, _, header_text = head.decode("latin-1").partition("\r\n")
-        found = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in header_text.split("\r\n"))}
+        found = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in header_text.split("\r\n"))
+        }
         if " 101 " not in f"{status} ":
             self._raise_refusal(address, status, found, rest)
-        accept = base64.b64encode(hashlib.sha1(f"{nonce}{_ACCEPT_SALT}".encode()).digest()).decode()  # noqa: S324 - RFC 6455
+        accept = base64.b64encode(hashlib.sha1(f"{nonce}{_ACCEPT_SALT}".encode()).digest()).decode()
         if found.get("sec-websocket-accept") != accept:
             raise WireError(f"{address} broke the WebSocket handshake")
         self._waiting = bytearray(rest)
