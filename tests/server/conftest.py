@@ -23,3 +23,19 @@ def server() -> Iterator[RunningServer]:
 @pytest.fixture(scope="session")
 def url(server: RunningServer) -> str:
     return server.url
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that wants the token "secret"."""
+    token_file = tmp_path_factory.mktemp("token") / "token"
+    token_file.write_text("secret\n")
+    with serving("CartPole-v1", count=2, workers=1, token_file=str(token_file)) as running:
+        yield running.url
+
+
+@pytest.fixture(scope="session")
+def small() -> Iterator[str]:
+    """A server that takes no message beyond 4 KiB."""
+    with serving("CartPole-v1", count=2, workers=1, max_message_bytes=4096) as running:
+        yield running.url

@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from multiserverrl import __version__
-from multiserverrl.errors import ConfigError, MisuseError, MultiServerRLError, WireError, error_for
+from multiserverrl.errors import MisuseError, MultiServerRLError, WireError, error_for
 from multiserverrl.server import jsonrequests, openapi
 from multiserverrl.server.auth import Door
 from multiserverrl.server.requests import Requests
@@ -104,6 +104,13 @@ async def _refusal(request: Request, error: Exception) -> Response:
 
 async def _crash(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": "internal", "message": "the server failed at this; its log says how"}, 500)
+
+
+class _TooLarge(WireError):
+    """A body beyond --max-message-bytes."""
+
+    code = "too_large"
+    http_status = 413
 
 
 class _Routes:
@@ -193,7 +200,7 @@ class _Routes:
             async for part in request.stream():
                 content += part
                 if len(content) > limit:
-                    raise ConfigError(f"the body is larger than {limit} bytes (serve … --max-message-bytes)")
+                    raise _TooLarge(f"the body is larger than {limit} bytes (serve … --max-message-bytes)")
         except ClientDisconnect as error:
             raise WireError("the request's body was cut off") from error
         return bytes(content), request.headers.get("content-type", "") == FRAME_TYPE

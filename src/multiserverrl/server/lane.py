@@ -116,6 +116,8 @@ class Lane:
 
     def check(self, request: Step | Reset | Render | Call, body: memoryview) -> Any:
         """The check at the door, before anything is touched: ActionError or MisuseError. Returns loose actions."""
+        if self._is_closed:  # by another way than this connection
+            raise SessionLost("the session was closed")
         if isinstance(request, Step):
             if not self._was_reset:
                 raise MisuseError("reset() before the first step()")

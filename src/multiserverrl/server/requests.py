@@ -173,7 +173,7 @@ class Requests:
         if isinstance(request, Call):
             return await lane.call(request)
         assert isinstance(request, Close)
-        await self._sessions.close(session, "closed by its client")
+        await self._sessions.close(session, "closed by its client", from_lane=request.lane)
         return frames.encode(Closed(request.lane, request.seq))
 
 

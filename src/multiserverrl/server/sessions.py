@@ -224,19 +224,27 @@ class Sessions:
         """A connection ended; the session's time to live begins."""
         session.state.detach(connection, self._now())
 
-    async def close(self, session: LiveSession, reason: str) -> None:
-        """End a session and free its envs."""
+    async def close(self, session: LiveSession, reason: str, *, from_lane: int | None = None) -> None:
+        """End a session and free its envs, when the requests that run on its lanes have ended (but for `from_lane`)."""
         if self.live.pop(session.state.id, None) is None:
             return
         log("session_closed", session=session.state.id, reason=reason)
         if session.state.connection is not None and reason != "closed by its client":
             self.fence(session.state.connection)
         try:
+            await self._until_idle(session, from_lane)
             await asyncio.gather(*(lane.close() for lane in session.lanes), return_exceptions=True)
         finally:
             for lane in session.lanes:
                 self.pool.release(lane.placed)
             await self._give_back(session.num_envs)
+
+    async def _until_idle(self, session: LiveSession, from_lane: int | None) -> None:
+        for index, lane in enumerate(session.state.lanes):
+            if lane.running_seq is not None and index != from_lane:
+                waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+                session.waiters.setdefault(index, []).append(waiter)
+                await waiter
 
     async def _close_owner(self, owner: str) -> None:
         for session in [live for live in self.live.values() if live.state.owner == owner]:

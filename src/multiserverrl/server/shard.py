@@ -158,6 +158,7 @@ class Shard:
 
     def _write_rows(self) -> None:
         """This step's rows into the block; an observation that its space says otherwise of is a fault of its env."""
+        self._write_numbers()
         if self._stacked is None or not self._write_stacked(self._stacked):
             for index in range(self.spec.count):
                 try:
@@ -165,12 +166,26 @@ class Shard:
                 except SpaceError as error:
                     self._fault(index, error)
                     self._write_obs(self.spec.first + index, self._observations[index])
+                    self._write_numbers()
+
+    def _write_numbers(self) -> None:
+        """Rewards and ends into the block; a reward that is no number is a fault of its env."""
         rows = slice(self.spec.first, self.spec.first + self.spec.count)
-        self._rewards[rows], self._terminated[rows], self._truncated[rows] = (
-            self._rewards_now,
-            self._terms,
-            self._truncs,
-        )
+        try:
+            self._rewards[rows] = self._rewards_now
+            self._terminated[rows], self._truncated[rows] = self._terms, self._truncs
+        except (TypeError, ValueError):
+            for index in range(self.spec.count):
+                self._check_numbers(index)
+            self._rewards[rows] = self._rewards_now
+            self._terminated[rows], self._truncated[rows] = self._terms, self._truncs
+
+    def _check_numbers(self, index: int) -> None:
+        try:
+            self._rewards_now[index] = float(self._rewards_now[index])
+            self._terms[index], self._truncs[index] = bool(self._terms[index]), bool(self._truncs[index])
+        except (TypeError, ValueError) as error:
+            self._fault(index, error)
 
     def _write_stacked(self, rows: np.ndarray[Any, Any]) -> bool:
         """All observations in one go, when each is just the array that the space says."""
