@@ -8,16 +8,20 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import gymnasium
 import psutil
 import pytest
 
-from multiserverrl.errors import CheckpointError, ConfigError
+from multiserverrl.errors import CheckpointError, ConfigError, RunError
+from multiserverrl.launch import cast, local, roles
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.evaluating import evaluate
 from multiserverrl.launch.progress import Silence
 from multiserverrl.launch.records import resumed_settings
+from multiserverrl.launch.roles import Role, RunPlan
 from multiserverrl.launch.status import Status
 from multiserverrl.launch.training import Outcome, train
 from multiserverrl.observe.metrics import read_metrics
@@ -159,6 +163,33 @@ def test_a_killed_learner_is_started_again_from_its_checkpoint(tmp_path: Path) -
     assert "the learner died by signal SIGKILL: going on from the last checkpoint" in script.lines
     assert outcome.result is not None
     assert outcome.result["why"] == "episodes used up"
+
+
+def test_a_learner_that_dies_too_often_ends_the_run_and_the_last_checkpoint_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "MOST_DEATHS", 1)
+
+    def has_checkpoint(status: Status) -> bool:
+        return any((tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
+
+    script = Script(lambda: kill_child("entries:learner"), when=has_checkpoint)
+    with pytest.raises(RunError, match="the learner died by signal SIGKILL"):
+        train_in(tmp_path / "run", TrainConfig(**{**vars(TINY), "checkpoint_every_s": 0.1}), script)
+    assert script.lines[-1].endswith(f"go on with: multiserverrl train --resume {tmp_path / 'run'}")
+
+
+def test_a_process_that_always_fails_ends_the_run_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impatient(plan: RunPlan) -> list[Role]:
+        return [replace(role, most_restarts=min(role.most_restarts, 1)) for role in roles.cast_of(plan)]
+
+    monkeypatch.setattr(cast, "cast_of", impatient)
+    gymnasium.register("KnownToThisProcessAlone-v0", entry_point="gymnasium.envs.classic_control:CartPoleEnv")
+    launch = LaunchConfig("KnownToThisProcessAlone-v0", count=2, is_local=True, run_dir=str(tmp_path / "run"))
+    with pytest.raises(RunError, match=r"died 2 times in a row; .*KnownToThisProcessAlone.* doesn't exist"):
+        train(launch, TINY, Silence())
 
 
 def test_a_second_run_in_the_same_directory_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class ChannelPlan(msgspec.Struct, frozen=True):
     group_sizes: tuple[int, ...]  # envs of each explorer group
     weights: dict[str, tuple[str, tuple[int, ...]]]  # name → (dtype, shape)
     rows: int  # processes that count
-    step_slots: int = 4  # steps of a group that may wait for the learner
+    step_slots: int = 1  # steps of a group that may wait for the learner; more made learning slower (old actions)
 
 
 class ChannelsHandle(msgspec.Struct, frozen=True):
