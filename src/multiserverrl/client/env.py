@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.error import ResetNeeded
 
-from multiserverrl.client.envs import DEFAULT_TIMEOUT_S, RemoteEnvs, rows_of
-from multiserverrl.errors import ActionError, SessionLost, SessionTaken
-from multiserverrl.wire.messages import Render, Reset, Step, Stepped
+from multiserverrl.client.envs import DEFAULT_TIMEOUT_S, RemoteConfig, RemoteEnvs, Taken
+from multiserverrl.errors import ActionError, EnvFault, SessionLost
 from multiserverrl.wire.trees import pack_tree
 
 __all__ = ["VirtualEnv"]
@@ -37,10 +37,9 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         arguments: dict[str, Any] | None = None,
     ) -> None:
-        self._remote = RemoteEnvs(
-            url, env_id, 1, "none", render_mode=render_mode, on_fault=on_fault, owner=owner,
-            wait_s=wait_s, token=token, timeout_s=timeout_s, arguments=arguments,
-        )  # fmt: skip
+        config = RemoteConfig(env_id, "none", render_mode, on_fault, owner, wait_s, token, timeout_s, arguments)
+        self._remote = RemoteEnvs(url, [1], config)
+        self._lane = self._remote.lanes[0]
         self.observation_space = self._remote.observation_space
         self.action_space = self._remote.action_space
         self.metadata = dict(self._remote.env.metadata)
@@ -52,19 +51,11 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
         """Begin an episode; `seed` and `options` reach the real env. After SessionLost it opens a new session."""
         super().reset(seed=seed)
         remote = self._open()
-        remote.link.settle(0)
         self._needs_reset = True
-        if remote.link.has_ended():
-            remote.reopen()
-        packed = b"" if options is None else pack_tree(options)
-        try:
-            answer, body = remote.link.request(0, lambda seq: Reset(0, seq, None if seed is None else [seed], packed))
-        except (SessionLost, SessionTaken):
-            remote.reopen()
-            answer, body = remote.link.request(0, lambda seq: Reset(0, seq, None if seed is None else [seed], packed))
-        told = self._observation(answer, body)
+        remote.begin_reset(None if seed is None else [seed], b"" if options is None else pack_tree(options), None)
+        (taken,) = remote.finish_reset()
         self._needs_reset = False
-        return told
+        return self._only_obs(taken), taken.infos.get(0, {})
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Advance the env by one action, at most once on the server, however often the wire breaks.
@@ -74,32 +65,29 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
         """
         if self._needs_reset:
             raise ResetNeeded("Cannot call env.step() before calling env.reset()")
-        remote = self._remote
-        codec = remote.codec
-        if codec.layout is None:
+        lane = self._lane
+        if lane.codec.layout is None:
             if not self.action_space.contains(action):
                 raise ActionError(f"action is not a member of {self.action_space}: {str(action)[:80]}")
-            tree = pack_tree([action])
-            answer, body = remote.link.request(0, lambda seq: Step(0, seq, tree))
+            lane.send_packed(b"", pack_tree([action]))
         else:
-            packed = codec.pack_one(action)
-            answer, body = remote.link.request(0, _step_of, packed)
-        obs, info = self._observation(answer, body)
-        layout = remote.layout
+            lane.send_packed(lane.codec.pack_one(action))
+        try:
+            taken = lane.take()
+        except EnvFault:
+            self._needs_reset = True
+            raise
+        rewards, terminated, truncated = taken.rewards, taken.terminated, taken.truncated
         return (
-            obs,
-            float(layout.rewards(body)[0]),
-            bool(layout.terminated(body)[0]),
-            bool(layout.truncated(body)[0]),
-            info,
-        )
+            self._only_obs(taken), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), taken.infos.get(0, {}),
+        )  # fmt: skip
 
     def render(self) -> Any:
         """What the real env renders now; fetched when asked for, never with a step. None without a render_mode."""
         if self.render_mode is None:
             return None
-        answer, _ = self._open().link.request(0, lambda seq: Render(0, seq))
-        return rows_of(answer.frames)[0]
+        self._open()
+        return self._lane.render()[0]
 
     def close(self) -> None:
         """End the session and free the env at the server; may be called again."""
@@ -113,20 +101,15 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
         self._remote.ensure_open()
         return self._remote
 
-    def _observation(self, answer: Stepped, body: memoryview) -> tuple[Any, dict[str, Any]]:
-        remote = self._remote
-        infos = rows_of(answer.infos) if answer.infos else {}
-        if remote.layout.is_fixed:
-            remote.layout.check(len(body))
-            obs = remote.layout.row(body, 0)
-        else:
-            obs = remote.loose_observations(answer)[0]
-        if infos:
-            needed_reset, self._needs_reset = self._needs_reset, True
-            remote.raise_faults(infos)
-            self._needs_reset = needed_reset
-        return obs, infos.get(0, {})
+    def _only_obs(self, taken: Taken) -> Any:
+        """The one row of a batch of one, as the space nests it (a NumPy scalar for shapes of ())."""
+        obs = taken.observations
+        return obs[0] if isinstance(obs, (np.ndarray, list)) else _first_row(obs)
 
 
-def _step_of(seq: int) -> Step:
-    return Step(0, seq)
+def _first_row(batch: Any) -> Any:
+    if isinstance(batch, dict):
+        return {key: _first_row(value) for key, value in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(_first_row(value) for value in batch)
+    return batch[0]

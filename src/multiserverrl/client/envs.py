@@ -1,108 +1,230 @@
-"""What VirtualEnv and VirtualVectorEnv share: opening a session, and turning answers into observations and infos."""
+"""What VirtualEnv and VirtualVectorEnv share: a session on one server, and its lanes of envs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space, iterate
+from numpy.typing import NDArray
 
 from multiserverrl.client.link import Link
 from multiserverrl.client.transport import Address
-from multiserverrl.errors import ConfigError, EnvFault, SpaceError, WireError
+from multiserverrl.errors import ActionError, ConfigError, EnvFault, SessionLost, SessionTaken, SpaceError, WireError
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import BatchLayout, StepLayout
-from multiserverrl.wire.messages import AUTORESET_MODES, PROTOCOL_VERSION, Open, Stepped
+from multiserverrl.wire.messages import AUTORESET_MODES, PROTOCOL_VERSION, Call, Open, Render, Reset, Step, Stepped
 from multiserverrl.wire.spaces import restore_space
 from multiserverrl.wire.trees import pack_tree, unpack_tree
 
-__all__ = ["RemoteEnvs", "autoreset_of", "rows_of"]
+__all__ = ["LaneEnvs", "RemoteConfig", "RemoteEnvs", "Taken", "autoreset_of", "rows_at", "rows_of"]
 
+Array = NDArray[Any]
 DEFAULT_TIMEOUT_S = 180.0  # a step deadline of 30 s, an env worker's new start of 120 s, and some
 _FAULT_POLICIES = ("raise", "truncate")
 
 
-class RemoteEnvs:
-    """N envs behind one session with one lane; `arguments` go to the env's constructor where the operator allows."""
+@dataclass(frozen=True)
+class RemoteConfig:
+    """What every session of one virtual env asks for; ConfigError for what cannot be."""
 
-    def __init__(
-        self,
-        url: str,
-        env_id: str | None,
-        num_envs: int,
-        autoreset_mode: str,
-        *,
-        render_mode: str | None,
-        on_fault: str,
-        owner: str | None,
-        wait_s: float,
-        token: str | None,
-        timeout_s: float,
-        arguments: dict[str, Any] | None,
-    ) -> None:
-        if num_envs < 1:
-            raise ConfigError(f"num_envs must be at least 1, not {num_envs}")
-        if on_fault not in _FAULT_POLICIES:
-            raise ConfigError(f"on_fault must be one of {', '.join(_FAULT_POLICIES)}, not {on_fault!r}")
-        if render_mode == "human":
+    env_id: str | None
+    autoreset_mode: str
+    render_mode: str | None
+    on_fault: str
+    owner: str | None
+    wait_s: float
+    token: str | None
+    timeout_s: float
+    arguments: dict[str, Any] | None
+
+    def __post_init__(self) -> None:
+        if self.on_fault not in _FAULT_POLICIES:
+            raise ConfigError(f"on_fault must be one of {', '.join(_FAULT_POLICIES)}, not {self.on_fault!r}")
+        if self.render_mode == "human":
             raise ConfigError(
                 "render_mode='human' would open its window at the server; use 'rgb_array', "
                 "with gymnasium.wrappers.HumanRendering to see it here"
             )
-        self.num_envs, self.on_fault = num_envs, on_fault
-        self.address = Address.parse(url, token)
-        self._request = Open(
-            PROTOCOL_VERSION, env_id, num_envs, autoreset_mode, render_mode, [], owner, wait_s,
-            pack_tree(arguments) if arguments else b"",
+
+    def request(self, lanes: list[int]) -> Open:
+        """The message that opens a session with lanes of these sizes."""
+        arguments = pack_tree(self.arguments) if self.arguments else b""
+        return Open(
+            PROTOCOL_VERSION, self.env_id, sum(lanes), self.autoreset_mode, self.render_mode, lanes,
+            self.owner, self.wait_s, arguments,
         )  # fmt: skip
-        self._timeout_s = timeout_s
-        self.link = Link(self.address, self._request, timeout_s=timeout_s)
-        env = self.link.opened.env
-        self.env = env
-        self.observation_space = restore_space(env.observation_space)
-        self.action_space = restore_space(env.action_space)
-        self.codec = ActionCodec(self.action_space, num_envs)
-        self.layout = StepLayout(self.observation_space, num_envs)
-        self._final_layouts: dict[int, BatchLayout] = {}
+
+
+class RemoteEnvs:
+    """The envs of one session; `lanes` are their disjoint groups, each with one request in flight at most."""
+
+    def __init__(self, url: str, lanes: list[int], config: RemoteConfig) -> None:
+        if min(lanes) < 1:
+            raise ConfigError(f"num_envs must be at least 1, not {min(lanes)}")
+        self.config = config
+        self.address = Address.parse(url, config.token)
+        self._request = config.request(lanes)
+        self.link = Link(self.address, self._request, timeout_s=config.timeout_s)
+        self.env = self.link.opened.env
+        self.observation_space = restore_space(self.env.observation_space)
+        self.action_space = restore_space(self.env.action_space)
+        self._reset: tuple[list[int | None] | None, bytes, bytes | None] = (None, b"", None)
+        self.lanes = [LaneEnvs(self, index, size) for index, size in enumerate(lanes)]
 
     def ensure_open(self) -> None:
         """In the child of a fork, open a session of its own."""
         if self.link.is_forgotten():
-            self.link = Link(self.address, self._request, timeout_s=self._timeout_s)
+            self.link = Link(self.address, self._request, timeout_s=self.config.timeout_s)
 
     def reopen(self) -> None:
         """Open a new session in place of one that was lost."""
         self.link.close()
-        self.link = Link(self.address, self._request, timeout_s=self._timeout_s)
+        self.link = Link(self.address, self._request, timeout_s=self.config.timeout_s)
         if self.link.opened.env != self.env:
             self.link.close()
             raise SpaceError(f"{self.address} serves another {self.env.env_id} than before; make a new virtual env")
 
-    def raise_faults(self, infos: dict[int, dict[str, Any]]) -> None:
-        """EnvFault for the first env that faulted, when that is the caller's choice."""
-        if self.on_fault != "raise":
-            return
-        for row, info in infos.items():
-            told = info.get("multiserverrl")
-            if isinstance(told, dict) and "fault" in told:
-                raise EnvFault(f"env {row} ended by a fault: {told['fault']}", told.get("traceback", ""))
+    def begin_reset(self, seeds: list[int | None] | None, options: bytes, mask: bytes | None) -> None:
+        """Ask every lane to reset; the answers are taken by `finish_reset`. Answers that nobody took are dropped."""
+        self.ensure_open()
+        for lane in self.lanes:
+            self.link.settle(lane.index)
+        self._reset = (seeds, options, mask)
+        if self.link.has_ended() and self._resets_all():
+            self.reopen()
+        self._send_resets()
 
-    def finals_of(self, answer: Stepped) -> dict[int, Any]:
+    def finish_reset(self) -> list[Taken]:
+        """The lanes' answers. A session that turns out to be lost is opened anew, when all of its envs are reset."""
+        try:
+            return [lane.take() for lane in self.lanes]
+        except (SessionLost, SessionTaken):
+            if not self._resets_all():
+                raise
+            self.reopen()
+            self._send_resets()
+            return [lane.take() for lane in self.lanes]
+
+    def _resets_all(self) -> bool:
+        mask = self._reset[2]
+        return mask is None or all(mask)
+
+    def _send_resets(self) -> None:
+        (seeds, options, mask), first = self._reset, 0
+        for lane in self.lanes:
+            rows = slice(first, first + lane.num_envs)
+            lane.send_reset(None if seeds is None else seeds[rows], options, None if mask is None else mask[rows])
+            first += lane.num_envs
+
+
+@dataclass
+class Taken:
+    """One lane's answer: arrays that are the caller's own, and infos by the row in the lane."""
+
+    observations: Any  # a batch, nested as the space nests it; a list of values without a fixed size
+    rewards: Array  # (N,) float64
+    terminated: Array  # (N,) bool
+    truncated: Array  # (N,) bool
+    infos: dict[int, dict[str, Any]]
+    finals: dict[int, Any]  # final observations that stand in no info
+
+
+class LaneEnvs:
+    """N envs of one lane: requests go out, answers are taken."""
+
+    def __init__(self, remote: RemoteEnvs, index: int, num_envs: int) -> None:
+        self.remote, self.index, self.num_envs = remote, index, num_envs
+        self.codec = ActionCodec(remote.action_space, num_envs)
+        self.layout = StepLayout(remote.observation_space, num_envs)
+        self._final_layouts: dict[int, BatchLayout] = {}
+        self._batched_actions = batch_space(remote.action_space, num_envs)
+
+    def send_step(self, actions: Any) -> None:
+        """Send the lane's actions, (N, *action_shape); ActionError for those that are refused before they are sent."""
+        self.send_packed(*self.packed(actions))
+
+    def packed(self, actions: Any) -> tuple[bytes, bytes]:
+        """The body and the tree of a step with these actions, one of them empty."""
+        if self.codec.layout is not None:
+            return self.codec.pack(actions), b""
+        try:
+            return b"", pack_tree(self.codec.check_tree(list(iterate(self._batched_actions, actions))))
+        except (TypeError, ValueError, IndexError) as error:
+            raise ActionError(f"these are not {self.num_envs} actions of {self.codec.space}: {error}") from error
+
+    def check(self, body: bytes, tree: bytes) -> None:
+        """The check that the server makes at its door, made here; ActionError."""
+        if not tree:
+            self.codec.check(body)
+
+    def send_packed(self, body: bytes, tree: bytes = b"") -> None:
+        """Send actions that were packed before."""
+        index = self.index
+        self.remote.link.send(index, lambda seq: Step(index, seq, tree), body)
+
+    def send_reset(self, seeds: list[int | None] | None, options: bytes, mask: bytes | None) -> None:
+        """Ask for a reset of the envs of the mask (None: all)."""
+        index = self.index
+        self.remote.link.send(index, lambda seq: Reset(index, seq, seeds, options, mask))
+
+    def render(self) -> list[Any]:
+        """One frame an env."""
+        answer, _ = self.remote.link.request(self.index, lambda seq: Render(self.index, seq))
+        frames = rows_of(answer.frames)
+        return [frames[row] for row in range(self.num_envs)]
+
+    def call(self, kind: str, name: str, values: Any) -> list[Any]:
+        """Get, set or call an attribute of each env."""
+        packed = pack_tree(values)
+        answer, _ = self.remote.link.request(self.index, lambda seq: Call(self.index, seq, kind, name, packed))
+        found = rows_of(answer.values)
+        return [found.get(row) for row in range(self.num_envs)]
+
+    def take(self) -> Taken:
+        """Wait for the answer to the lane's step or reset."""
+        return self.taken(*self.remote.link.receive(self.index))
+
+    def taken(self, answer: Stepped, body: memoryview) -> Taken:
+        """An answer as arrays; EnvFault when an env failed and the caller wants to hear of it."""
+        layout = self.layout
+        layout.check(len(body))
+        observations = layout.batch(body) if layout.is_fixed else self._loose_observations(answer)
+        infos = rows_of(answer.infos) if answer.infos else {}
+        if infos and self.remote.config.on_fault == "raise":
+            _raise_fault(infos)
+        finals = self._finals(answer) if answer.finals else {}
+        return Taken(observations, layout.rewards(body), layout.terminated(body), layout.truncated(body), infos, finals)
+
+    def _finals(self, answer: Stepped) -> dict[int, Any]:
         """{row: final observation} of the episodes that ended; each the caller's own."""
         found: dict[int, Any] = {}
         for finals in answer.finals:
             count, content = len(finals.rows), bytearray(finals.content)
             if count not in self._final_layouts:
-                self._final_layouts[count] = BatchLayout(self.observation_space, count)
+                self._final_layouts[count] = BatchLayout(self.remote.observation_space, count)
             layout = self._final_layouts[count]
             if len(content) != layout.end or not 0 <= min(finals.rows) <= max(finals.rows) < self.num_envs:
                 raise WireError(f"these are not {count} final observations of {self.num_envs} envs")
             found.update(zip(finals.rows, layout.rows(content), strict=True))
         return found
 
-    def loose_observations(self, answer: Stepped) -> list[Any]:
-        """One observation an env, for spaces without a fixed size."""
+    def _loose_observations(self, answer: Stepped) -> list[Any]:
         found = rows_of(answer.observations)
         return [found.get(row) for row in range(self.num_envs)]
+
+
+def _raise_fault(infos: dict[int, dict[str, Any]]) -> None:
+    for row, info in infos.items():
+        told = info.get("multiserverrl")
+        if isinstance(told, dict) and "fault" in told:
+            raise EnvFault(f"env {row} ended by a fault: {told['fault']}", told.get("traceback", ""))
+
+
+def rows_at(first: int, rows: dict[int, Any]) -> dict[int, Any]:
+    """The rows of one lane as rows of a batch in which the lane begins at `first`."""
+    return {first + row: value for row, value in rows.items()} if first else rows
 
 
 def rows_of(parts: list[bytes]) -> dict[int, Any]:

@@ -11,12 +11,11 @@ import os
 import random
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from multiserverrl.client.transport import Address, Connection, ConnectionEnded
 from multiserverrl.errors import (
-    EnvFault,
     MultiServerRLError,
     ServerUnreachable,
     SessionLost,
@@ -47,6 +46,7 @@ class Link:
         self._connection: Connection | None = None
         self._arrived: dict[int, tuple[Any, memoryview]] = {}
         self._ended: MultiServerRLError | None = None  # why nothing can be asked of this session any more
+        self._outage: _Outage | None = None  # since when the connection has not given an answer
         self.reconnects = 0
         self._process = os.getpid()
         self._open()
@@ -78,7 +78,7 @@ class Link:
         assert self._connection is not None
         answer, _ = frames.decode_answer(self._connection.receive())
         if isinstance(answer, Refused):
-            raise error_for(answer.code, answer.message)
+            raise _error_of(answer)
         if not isinstance(answer, kind):
             raise WireError(f"{self.address} answered {type(answer).__name__} where {kind.__name__} was expected")
         return answer
@@ -104,29 +104,56 @@ class Link:
 
         EnvFault, ActionError and the like leave the session usable. SessionLost: the episodes are gone.
         """
-        outage: _Outage | None = None
         while lane not in self._arrived:
-            try:
-                self._receive_one()
-            except OSError as error:
-                self._drop()
-                self._check_not_ended()
-                self._check_close_code(error, self.lanes[lane])
-                outage = outage or _Outage()
-                self._resume(error, outage)
-            except BaseException:  # interrupted in mid-message: the connection cannot be used on
-                self._drop()
-                raise
+            self._wait_one(lane)
         answer, body = self._arrived.pop(lane)
         if isinstance(answer, Refused):
             refusal = _error_of(answer)
             raise self._end(refusal) if isinstance(refusal, (SessionLost, SessionTaken)) else refusal
         return answer, body
 
+    def receive_any(self, lanes: Iterable[int]) -> int:
+        """Wait until the answer of any of these lanes is there, for `receive` to take; which one."""
+        wanted = list(lanes)
+        while True:
+            for lane in wanted:
+                if lane in self._arrived:
+                    return lane
+            self._wait_one(wanted[0])
+
+    def has_answer(self, lane: int) -> bool:
+        """Whether `receive` would not wait."""
+        return lane in self._arrived
+
+    def take_arrived(self) -> None:
+        """Take in the messages that have come already, without waiting for another."""
+        with contextlib.suppress(OSError):  # shows again, and is mended, when an answer is received
+            while self._connection is not None and self._connection.has_message():
+                self._receive_one()
+
+    def fileno(self) -> int | None:
+        """For selectors; None while the connection is broken."""
+        return None if self._connection is None else self._connection.fileno()
+
     def request(self, lane: int, make: Callable[[int], Request], body: bytes = b"") -> tuple[Any, memoryview]:
         """Send, and receive the answer."""
         self.send(lane, make, body)
         return self.receive(lane)
+
+    def _wait_one(self, lane: int) -> None:
+        """Take in one message, over a new connection if need be; `lane` waits for an answer."""
+        try:
+            self._receive_one()
+            self._outage = None
+        except OSError as error:
+            self._drop()
+            self._check_not_ended()
+            self._check_close_code(error, self.lanes[lane])
+            self._outage = self._outage or _Outage()
+            self._resume(error, self._outage)
+        except BaseException:  # interrupted in mid-message: the connection cannot be used on
+            self._drop()
+            raise
 
     def settle(self, lane: int) -> None:
         """Wait for a request whose answer nobody took (a Ctrl-C came between), and drop it."""
@@ -281,9 +308,7 @@ class _Outage:
 
 
 def _error_of(refused: Refused) -> MultiServerRLError:
-    if refused.code == EnvFault.code:
-        return EnvFault(refused.message, refused.traceback)
-    return error_for(refused.code, refused.message)
+    return error_for(refused.code, refused.message, refused.traceback)
 
 
 def _after_fork() -> None:

@@ -176,6 +176,10 @@ class Connection:
             elif opcode != _PONG:
                 raise ConnectionEnded(f"a WebSocket frame of unknown kind {opcode}")
 
+    def has_message(self) -> bool:
+        """Whether some of a message is here already, so that `receive` would wait for the rest of it at most."""
+        return bool(self._waiting)
+
     def close(self) -> None:
         """Say goodbye if that costs nothing, and close the socket."""
         try:

@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
+import select
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.error import AlreadyPendingCallError, NoAsyncCallError, ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
+from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from multiserverrl.client.envs import DEFAULT_TIMEOUT_S, RemoteEnvs, autoreset_of, rows_of
-from multiserverrl.errors import ActionError, SessionLost, SessionTaken
-from multiserverrl.wire.messages import Call, Render, Reset, Step, Stepped
+from multiserverrl.client.batches import joined, num_rows
+from multiserverrl.client.envs import (
+    DEFAULT_TIMEOUT_S,
+    RemoteConfig,
+    RemoteEnvs,
+    Taken,
+    autoreset_of,
+    rows_at,
+)
+from multiserverrl.client.spread import lane_sizes, spread
+from multiserverrl.errors import ActionError, ConfigError, MultiServerRLError, SessionLost, SpaceError
 from multiserverrl.wire.trees import pack_tree
 
 __all__ = ["VirtualVectorEnv"]
 
 Array = NDArray[Any]
+_WAIT_S = 1.0  # how long one look at several connections may take; a broken one is then mended
 
 
 class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
-    """`num_envs` environments of one env server, stepped by one message.
+    """`num_envs` environments of one env server, or of several, stepped by one message to each lane.
 
     `autoreset_mode` ("next_step", "same_step", "disabled", or Gymnasium's AutoresetMode) is carried out
     at the server, with infos as Gymnasium's own vector envs give them. `on_fault`: "raise" an EnvFault when
     an env fails, or "truncate" its episode and say so in `infos["multiserverrl"]["fault"]`.
-    `shared_memory` False keeps observations off same-host shared memory; this version always sends them by TCP.
+
+    `url` may be a list: the envs are spread by each server's free capacity, in the order of the list.
+    `lanes` (a number, or the sizes, for each server) makes groups of envs that `send` and `recv` step
+    independently. `shared_memory` False keeps observations off same-host shared memory; this version
+    always sends them by TCP.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         env_id: str | None = None,
         num_envs: int = 1,
         *,
@@ -42,21 +57,26 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         wait_s: float = 0.0,
         token: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        lanes: int | Sequence[int] = 1,
         shared_memory: bool = True,
         arguments: dict[str, Any] | None = None,
     ) -> None:
         mode, member = autoreset_of(autoreset_mode)
-        self._remote = RemoteEnvs(
-            url, env_id, num_envs, mode, render_mode=render_mode, on_fault=on_fault, owner=owner,
-            wait_s=wait_s, token=token, timeout_s=timeout_s, arguments=arguments,
-        )  # fmt: skip
+        config = RemoteConfig(env_id, mode, render_mode, on_fault, owner, wait_s, token, timeout_s, arguments)
+        self._remotes = _opened([url] if isinstance(url, str) else list(url), num_envs, lanes, config)
+        self._lanes = [lane for remote in self._remotes for lane in remote.lanes]
+        ends = np.cumsum([lane.num_envs for lane in self._lanes]).tolist()
+        self._rows = [slice(end - lane.num_envs, end) for lane, end in zip(self._lanes, ends, strict=True)]
+        self._only = self._lanes[0] if len(self._lanes) == 1 else None
+        first = self._remotes[0]
+        self._is_fixed = self._lanes[0].layout.is_fixed
         self.num_envs = num_envs
-        self.single_observation_space = self._remote.observation_space
-        self.single_action_space = self._remote.action_space
+        self.single_observation_space = first.observation_space
+        self.single_action_space = first.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.autoreset_mode = member
-        self.metadata = {**self._remote.env.metadata, "autoreset_mode": member}
+        self.metadata = {**first.env.metadata, "autoreset_mode": member}
         self.render_mode = render_mode
         self._needs_reset = True
         self._is_stepping = False
@@ -66,26 +86,23 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         """Reset all envs, or those of `options["reset_mask"]`; seeds as in Gymnasium (env i gets seed + i).
 
-        After SessionLost it opens a new session.
+        After SessionLost it opens a new session. Envs that the mask leaves out keep their episode; their
+        observation is the one they gave last.
         """
         super().reset(seed=seed if isinstance(seed, int) else None)
         seeds = self._seeds(seed)
         options, mask = self._mask(options)
         packed = b"" if options is None else pack_tree(options)
-        remote = self._open()
-        remote.link.settle(0)
-        if remote.link.has_ended() and (mask is None or all(mask)):
-            remote.reopen()
+        remotes, first = self._open(), 0
         self._is_stepping = False
-        try:
-            answer, body = remote.link.request(0, lambda seq: Reset(0, seq, seeds, packed, mask))
-        except (SessionLost, SessionTaken):
-            if mask is not None and not all(mask):
-                raise
-            remote.reopen()
-            answer, body = remote.link.request(0, lambda seq: Reset(0, seq, seeds, packed, mask))
+        for remote in remotes:
+            rows = slice(first, first + sum(lane.num_envs for lane in remote.lanes))
+            first = rows.stop
+            remote.begin_reset(None if seeds is None else seeds[rows], packed, None if mask is None else mask[rows])
+        parts = [taken for remote in remotes for taken in remote.finish_reset()]
         self._needs_reset = False
-        return self._observations(answer, body), self._infos(answer) if answer.infos else {}
+        taken = self._joined(range(len(self._lanes)), parts)
+        return taken[0], taken[4]
 
     def step(self, actions: Any) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
         """Advance every environment once; actions are (num_envs, *action_shape), nested as the action space nests them.
@@ -101,47 +118,76 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         """Send the actions and return; ActionError for actions that are refused before they are sent."""
         if self._needs_reset:
             raise ResetNeeded("Cannot call step() before calling reset()")
-        if self._is_stepping:
+        if self._is_stepping or self._pending():
             raise AlreadyPendingCallError(
                 "Calling `step_async` while waiting for a pending call to `step` to complete", "step"
             )
-        remote = self._remote
-        if remote.codec.layout is None:
-            tree = pack_tree(self._loose_actions(actions))
-            remote.link.send(0, lambda seq: Step(0, seq, tree))
+        if self._only is not None:
+            self._only.send_step(actions)
         else:
-            remote.link.send(0, _step_of, remote.codec.pack(actions))
+            self._send(range(len(self._lanes)), actions)
         self._is_stepping = True
 
     def step_wait(self) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
         """The answer to `step_async`."""
         if not self._is_stepping:
             raise NoAsyncCallError("Calling `step_wait` without any prior call to `step_async`.", "step")
-        remote = self._remote
         try:
-            answer, body = remote.link.receive(0)
+            if self._only is not None:
+                taken = self._only.take()
+                infos = self._infos([0], [taken]) if taken.infos or taken.finals else {}
+                observations = joined(self.single_observation_space, [taken.observations], is_fixed=self._is_fixed)
+                return observations, taken.rewards, taken.terminated, taken.truncated, infos
+            return self._take_all()
         finally:
-            self._is_stepping = remote.link.is_pending(0)
-        layout = remote.layout
-        observations = self._observations(answer, body)
-        infos = self._infos(answer) if answer.infos or answer.finals else {}
-        return observations, layout.rewards(body), layout.terminated(body), layout.truncated(body), infos
+            self._is_stepping = bool(self._pending())
+
+    def send(self, actions: Any, env_ids: Iterable[int] | None = None) -> None:
+        """Step some envs, whole lanes of them, and return at once; the rows of `actions` are in the order of `env_ids`.
+
+        None: all envs. ConfigError when the envs are not whole lanes; AlreadyPendingCallError when one still steps.
+        """
+        if self._needs_reset:
+            raise ResetNeeded("Cannot call send() before calling reset()")
+        chosen, order = self._lanes_of(env_ids)
+        if busy := [index for index in chosen if self._is_pending(index)]:
+            raise AlreadyPendingCallError(f"lane {busy[0]} still steps; recv() its answer first", "send")
+        self._send(chosen, actions, order)
+
+    def recv(self, min_envs: int = 1) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
+        """What the lanes that have finished gave, as soon as they have at least `min_envs` envs together.
+
+        As `step`, with one row an env that answered; `infos["env_id"]` says which (M,) int64.
+        NoAsyncCallError when fewer than `min_envs` envs were sent.
+        """
+        pending = self._pending()
+        if sum(self._lanes[index].num_envs for index in pending) < max(1, min_envs):
+            raise NoAsyncCallError(f"recv({min_envs}) without so many envs sent", "recv")
+        found: list[int] = []
+        while sum(self._lanes[index].num_envs for index in found) < min_envs or not found:
+            waiting = [index for index in pending if index not in found]
+            found += self._arrived(waiting) or self._wait(waiting)
+        found.sort()
+        taken = self._joined(found, [self._lanes[index].take() for index in found])
+        env_ids = np.concatenate([np.arange(self._rows[index].start, self._rows[index].stop) for index in found])
+        return (*taken[:4], {**taken[4], "env_id": env_ids})
 
     def render(self) -> tuple[Any, ...] | None:
         """One frame an env, fetched when asked for. None without a render_mode."""
         if self.render_mode is None:
             return None
-        answer, _ = self._open().link.request(0, lambda seq: Render(0, seq))
-        frames = rows_of(answer.frames)
-        return tuple(frames[row] for row in range(self.num_envs))
+        self._open()
+        return tuple(frame for lane in self._lanes for frame in lane.render())
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call (or get) an attribute of each env that the server's operator allows; NotAllowedError otherwise."""
-        return self._called("call", name, (args, kwargs))
+        self._open()
+        return tuple(value for lane in self._lanes for value in lane.call("call", name, (args, kwargs)))
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """An attribute of each env that the server's operator allows."""
-        return self._called("get", name, None)
+        self._open()
+        return tuple(value for lane in self._lanes for value in lane.call("get", name, None))
 
     def set_attr(self, name: str, values: Any) -> None:
         """Set an attribute of each env; a list or tuple has one value an env."""
@@ -152,24 +198,139 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
                 "Values must be a list or tuple with length equal to the number of environments. "
                 f"Got `{len(values)}` values for {self.num_envs} environments."
             )
-        self._called("set", name, list(values))
+        self._open()
+        for lane, rows in zip(self._lanes, self._rows, strict=True):
+            lane.call("set", name, list(values[rows]))
 
     def close_extras(self, **kwargs: Any) -> None:
-        """End the session and free the envs at the server."""
-        if hasattr(self, "_remote"):
-            self._remote.link.close()
+        """End the sessions and free the envs at the servers."""
+        for remote in getattr(self, "_remotes", []):
+            remote.link.close()
 
-    def _called(self, kind: str, name: str, values: Any) -> tuple[Any, ...]:
-        packed = pack_tree(values)
-        answer, _ = self._open().link.request(0, lambda seq: Call(0, seq, kind, name, packed))
-        found = rows_of(answer.values)
-        return tuple(found.get(row) for row in range(self.num_envs))
-
-    def _open(self) -> RemoteEnvs:
+    def _open(self) -> list[RemoteEnvs]:
         if self.closed:
             raise SessionLost("this VirtualVectorEnv was closed; make another")
-        self._remote.ensure_open()
-        return self._remote
+        for remote in self._remotes:
+            remote.ensure_open()
+        return self._remotes
+
+    def _is_pending(self, index: int) -> bool:
+        lane = self._lanes[index]
+        return lane.remote.link.is_pending(lane.index)
+
+    def _pending(self) -> list[int]:
+        return [index for index in range(len(self._lanes)) if self._is_pending(index)]
+
+    def _send(self, chosen: Sequence[int], actions: Any, order: list[int] | None = None) -> None:
+        """Pack every lane's actions before any is sent: a refused action leaves all envs unstepped."""
+        space, packed, first = self.single_action_space, [], 0
+        wanted, got = sum(self._lanes[index].num_envs for index in chosen), num_rows(space, actions)
+        if got != wanted:
+            raise ActionError(f"the actions are for {got} envs; {wanted} were expected")
+        for index in chosen:
+            last = first + self._lanes[index].num_envs
+            which = order[first:last] if order else slice(first, last)
+            packed.append(self._lanes[index].packed(rows_of_batch(space, actions, which)))
+            self._lanes[index].check(*packed[-1])
+            first = last
+        for index, (body, tree) in zip(chosen, packed, strict=True):
+            self._lanes[index].send_packed(body, tree)
+
+    def _lanes_of(self, env_ids: Iterable[int] | None) -> tuple[list[int], list[int] | None]:
+        """The lanes that these envs are, and where each of the lanes' rows stands among them (None: in order)."""
+        if env_ids is None:
+            return list(range(len(self._lanes))), None
+        listed = [int(env_id) for env_id in env_ids]
+        where = {env_id: position for position, env_id in enumerate(listed)}
+        chosen = [index for index, rows in enumerate(self._rows) if rows.start in where]
+        wanted = [row for index in chosen for row in range(self._rows[index].start, self._rows[index].stop)]
+        if len(where) != len(listed) or sorted(wanted) != sorted(listed):
+            lanes = ", ".join(f"{rows.start}-{rows.stop - 1}" for rows in self._rows)
+            raise ConfigError(f"send() steps whole lanes, each env once; the lanes are the envs {lanes}, not {listed}")
+        return chosen, None if wanted == listed else [where[row] for row in wanted]
+
+    def _take_all(self) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
+        """All lanes' answers, waited for all at once; when one fails, the others are taken all the same."""
+        waiting = list(range(len(self._lanes)))
+        parts: dict[int, Taken] = {}
+        failure: MultiServerRLError | None = None
+        while waiting:
+            for index in self._arrived(waiting) or self._wait(waiting):
+                waiting.remove(index)
+                try:
+                    parts[index] = self._lanes[index].take()
+                except MultiServerRLError as error:
+                    failure = failure or error
+        if failure is not None:
+            raise failure
+        return self._joined(range(len(self._lanes)), [parts[index] for index in range(len(self._lanes))])
+
+    def _arrived(self, waiting: list[int]) -> list[int]:
+        """The lanes among these whose answers are here."""
+        for link in {self._lanes[index].remote.link for index in waiting}:
+            link.take_arrived()
+        return [index for index in waiting if self._has_answer(index)]
+
+    def _has_answer(self, index: int) -> bool:
+        lane = self._lanes[index]
+        return lane.remote.link.has_answer(lane.index)
+
+    def _wait(self, waiting: list[int]) -> list[int]:
+        """Block until one of the connections has something to say; the lane to take in, which mends a broken one."""
+        by_fd: dict[int, int] = {}
+        for index in waiting:
+            fd = self._lanes[index].remote.link.fileno()
+            if fd is None:
+                return [index]
+            by_fd[fd] = index
+        poll = select.poll()
+        for fd in by_fd:
+            poll.register(fd, select.POLLIN)
+        links = [self._lanes[by_fd[fd]] for fd, _ in poll.poll(_WAIT_S * 1000)]
+        for lane in links:
+            lane.remote.link.receive_any(
+                [self._lanes[i].index for i in waiting if self._lanes[i].remote is lane.remote]
+            )
+        return [index for index in waiting if self._has_answer(index)]
+
+    def _joined(self, chosen: Sequence[int], parts: list[Taken]) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
+        """Several lanes' answers as one, in the lanes' order."""
+        observations = joined(
+            self.single_observation_space, [part.observations for part in parts], is_fixed=self._is_fixed
+        )
+        columns = (
+            np.concatenate([getattr(part, name) for part in parts]) if len(parts) > 1 else getattr(parts[0], name)
+            for name in ("rewards", "terminated", "truncated")
+        )
+        rewards, terminated, truncated = columns
+        return observations, rewards, terminated, truncated, self._infos(chosen, parts)
+
+    def _infos(self, chosen: Sequence[int], parts: list[Taken]) -> dict[str, Any]:
+        """The vector infos, as Gymnasium's vector envs make them of the envs' own; rows as in this answer."""
+        rows, finals, first = {}, {}, 0
+        for index, part in zip(chosen, parts, strict=True):
+            rows.update(rows_at(first, part.infos))
+            finals.update(rows_at(first, part.finals))
+            first += self._lanes[index].num_envs
+        whole, self.num_envs = self.num_envs, first  # Gymnasium's own function sizes its arrays by it
+        try:
+            if not rows:
+                return self._infos_of_ends(finals) if finals else {}
+            for row, final in finals.items():
+                rows[row] = {"final_obs": final, "final_info": {}, **rows.get(row, {})}
+            infos: dict[str, Any] = {}
+            for row, info in sorted(rows.items()):
+                infos = self._add_info(infos, info, row)
+            return infos
+        finally:
+            self.num_envs = whole
+
+    def _infos_of_ends(self, finals: dict[int, Any]) -> dict[str, Any]:
+        """The usual case at the end of episodes: nothing but final observations."""
+        observations, mask = np.full(self.num_envs, None, dtype=object), np.zeros(self.num_envs, np.bool_)
+        for row, final in finals.items():
+            observations[row], mask[row] = final, True
+        return {"final_obs": observations, "_final_obs": mask, "final_info": {}, "_final_info": mask.copy()}
 
     def _seeds(self, seed: int | list[int | None] | None) -> list[int | None] | None:
         if seed is None:
@@ -200,43 +361,25 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
             )
         return {key: value for key, value in options.items() if key != "reset_mask"}, mask.tobytes()
 
-    def _loose_actions(self, actions: Any) -> list[Any]:
-        listed = list(iterate(self.action_space, actions))
-        for row, action in enumerate(listed):
-            if not self.single_action_space.contains(action):
-                raise ActionError(f"action[{row}] is not a member of {self.single_action_space}: {str(action)[:80]}")
-        return listed
 
-    def _observations(self, answer: Stepped, body: memoryview) -> Any:
-        remote = self._remote
-        remote.layout.check(len(body))
-        if remote.layout.is_fixed:
-            return remote.layout.batch(body)
-        space = self.single_observation_space
-        empty: Any = create_empty_array(space, self.num_envs)
-        return concatenate(space, remote.loose_observations(answer), empty)
-
-    def _infos(self, answer: Stepped) -> dict[str, Any]:
-        """The vector infos, as Gymnasium's vector envs make them of the envs' own."""
-        finals = self._remote.finals_of(answer)
-        if not answer.infos:
-            return self._infos_of_ends(finals)
-        rows = rows_of(answer.infos)
-        self._remote.raise_faults(rows)
-        for row, final in finals.items():
-            rows[row] = {"final_obs": final, "final_info": {}, **rows.get(row, {})}
-        infos: dict[str, Any] = {}
-        for row, info in sorted(rows.items()):
-            infos = self._add_info(infos, info, row)
-        return infos
-
-    def _infos_of_ends(self, finals: dict[int, Any]) -> dict[str, Any]:
-        """The usual case at the end of episodes: nothing but final observations."""
-        observations, mask = np.full(self.num_envs, None, dtype=object), np.zeros(self.num_envs, np.bool_)
-        for row, final in finals.items():
-            observations[row], mask[row] = final, True
-        return {"final_obs": observations, "_final_obs": mask, "final_info": {}, "_final_info": mask.copy()}
+def _opened(urls: list[str], num_envs: int, lanes: int | Sequence[int], config: RemoteConfig) -> list[RemoteEnvs]:
+    """A session on every server that gets envs; all or none."""
+    remotes: list[RemoteEnvs] = []
+    try:
+        for url, share in zip(urls, spread(urls, num_envs, config.token), strict=True):
+            if share:
+                remotes.append(RemoteEnvs(url, lane_sizes(share, lanes), config))
+                _check_alike(remotes[0], remotes[-1])
+    except BaseException:
+        for remote in remotes:
+            remote.link.close()
+        raise
+    return remotes
 
 
-def _step_of(seq: int) -> Step:
-    return Step(0, seq)
+def _check_alike(first: RemoteEnvs, other: RemoteEnvs) -> None:
+    mine, theirs = (
+        (remote.env.env_id, remote.env.observation_space, remote.env.action_space) for remote in (first, other)
+    )
+    if mine != theirs:
+        raise SpaceError(f"{first.address} and {other.address} do not serve the same env: {mine}, {theirs}")

@@ -143,8 +143,8 @@ class Lane:
     def _check_reset(self, request: Reset) -> None:
         if request.seeds is not None and len(request.seeds) != self.num_envs:
             raise MisuseError(f"{self.num_envs} seeds were expected, one an env, not {len(request.seeds)}")
-        if request.mask is not None and (len(request.mask) != self.num_envs or not any(request.mask)):
-            raise MisuseError(f"the mask must have {self.num_envs} bytes, one an env, at least one of them not 0")
+        if request.mask is not None and len(request.mask) != self.num_envs:
+            raise MisuseError(f"the mask must have {self.num_envs} bytes, one an env, not {len(request.mask)}")
         if request.mask is not None and not all(request.mask) and not self._was_reset:
             raise MisuseError("the first reset() must be of all envs")
         if request.options and not isinstance(unpack_tree(request.options), dict):

@@ -1,0 +1,56 @@
+"""Batches of several lanes: observations put together, actions taken apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import Space, spaces
+from gymnasium.vector.utils import concatenate, create_empty_array
+
+from multiserverrl.errors import ActionError
+from multiserverrl.wire.arrays import is_fixed
+
+__all__ = ["joined", "num_rows", "rows_of_batch"]
+
+
+def joined(space: Any, parts: list[Any], *, is_fixed: bool) -> Any:
+    """The lanes' observations as one batch, in the order given."""
+    if not is_fixed:
+        values = [value for part in parts for value in part]
+        empty: Any = create_empty_array(space, len(values))
+        return concatenate(space, values, empty)
+    return parts[0] if len(parts) == 1 else _stacked(parts)
+
+
+def _stacked(parts: list[Any]) -> Any:
+    first = parts[0]
+    if isinstance(first, dict):
+        return {key: _stacked([part[key] for part in parts]) for key in first}
+    if isinstance(first, tuple):
+        return tuple(_stacked(list(column)) for column in zip(*parts, strict=True))
+    return np.concatenate(parts)
+
+
+def rows_of_batch(space: Space[Any], actions: Any, which: slice | list[int]) -> Any:
+    """Some rows of batched actions, nested as the space nests them; a tuple for a space without a fixed size."""
+    if not is_fixed(space):
+        listed = list(actions)
+        return tuple(listed[which] if isinstance(which, slice) else [listed[row] for row in which])
+    if isinstance(space, spaces.Dict):
+        return {key: rows_of_batch(inner, actions[key], which) for key, inner in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(rows_of_batch(inner, part, which) for inner, part in zip(space.spaces, actions, strict=True))
+    return np.asarray(actions)[which]
+
+
+def num_rows(space: Space[Any], actions: Any) -> int:
+    """How many envs batched actions are for; ActionError when they are not nested as the space nests them."""
+    try:
+        if is_fixed(space) and isinstance(space, spaces.Dict):
+            return num_rows(*next((inner, actions[key]) for key, inner in space.spaces.items()))
+        if is_fixed(space) and isinstance(space, spaces.Tuple):
+            return num_rows(space.spaces[0], actions[0])
+        return len(actions)
+    except (TypeError, KeyError, IndexError, StopIteration) as error:
+        raise ActionError(f"these are no batched actions of {space}: {error!r}") from error

@@ -1,0 +1,40 @@
+"""Spreading envs over servers and lanes, before anything is opened."""
+
+import pytest
+
+from multiserverrl.client.spread import lane_sizes, spread
+from multiserverrl.errors import ConfigError, ServerFull
+from multiserverrl.testing.serving import serving
+
+
+def test_lanes_are_of_nearly_the_same_size() -> None:
+    assert lane_sizes(7, 3) == [3, 2, 2]
+
+
+def test_there_are_no_more_lanes_than_envs() -> None:
+    assert lane_sizes(2, 5) == [1, 1]
+
+
+def test_sizes_may_be_given() -> None:
+    assert lane_sizes(5, [4, 1]) == [4, 1]
+
+
+@pytest.mark.parametrize("lanes", [0, [2, 2], [5, 0], []])
+def test_lanes_that_do_not_fit_the_envs_are_refused(lanes: int | list[int]) -> None:
+    with pytest.raises(ConfigError, match="lanes"):
+        lane_sizes(5, lanes)
+
+
+def test_each_server_gets_the_same_share_of_what_it_has_free() -> None:
+    with serving("CartPole-v1", count=6, workers=1) as large, serving("CartPole-v1", count=3, workers=1) as small:
+        urls = [small.url, large.url]
+        assert spread(urls, 9, None) == [3, 6]
+        assert spread(urls, 3, None) == [1, 2]
+        assert spread(urls, 1, None) == [0, 1]
+        with pytest.raises(ServerFull, match=r"10 environments.*9 are free \(3 at .*, 6 at "):
+            spread(urls, 10, None)
+
+
+def test_a_server_that_is_named_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="once"):
+        spread(["http://localhost:1", "http://localhost:1"], 2, None)
