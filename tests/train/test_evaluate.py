@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from multiserverrl.train.weights import stamped
 from tests.train.fakes import FakeCounters, FakeRun, FakeWeights, ListedEvaluations, local_envs
 from tests.train.scripted_envs import TASK, Script
 
-CONFIG = TrainConfig(hidden="8", eval_episodes=6)
+CONFIG = TrainConfig(hidden="8", eval_episodes=6, eval_every_s=0.0)
 
 
 class CoinLength(gymnasium.Env[Any, Any]):
@@ -138,7 +139,7 @@ def test_after_the_weights_that_pass_no_others_are_evaluated() -> None:
     evaluations = Evaluations(run)
     watcher = threading.Thread(target=evaluations.stop_soon)
     watcher.start()
-    config = TrainConfig(hidden="8", eval_episodes=6, stop_at_return=8.0)
+    config = dataclasses.replace(CONFIG, stop_at_return=8.0)
     run_evaluator(config, TASK, script.open, weights, evaluations, counters.row("v"), run.control("v"))
     watcher.join()
     assert [evaluation.version for evaluation in evaluations.reported] == [1]
