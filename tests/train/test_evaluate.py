@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from multiserverrl.errors import SessionLost
+from multiserverrl.errors import RunError, SessionLost
 from multiserverrl.train import opening
 from multiserverrl.train.channels import Evaluation
 from multiserverrl.train.config import TrainConfig
@@ -66,6 +66,12 @@ def test_an_episode_that_the_env_breaks_is_played_again() -> None:
     returns = greedy_returns(script.open(), lambda obs: np.ones(len(obs), np.int64), 2, seed=0)
     assert sorted(returns.tolist()) == [4.0, 8.0]
     assert script.steps == 3 + 4
+
+
+def test_an_env_that_breaks_every_episode_ends_the_evaluation() -> None:
+    script = Script(num_envs=2, length=4, faults={step: [0] for step in range(1000)})
+    with pytest.raises(RunError, match="broken by their env"):
+        greedy_returns(script.open(), lambda obs: np.ones(len(obs), np.int64), 2, seed=0)
 
 
 def run_until(
