@@ -103,3 +103,13 @@ def test_a_dead_worker_is_started_again_and_health_says_so(faulty: RunningServer
     kill_workers(faulty)
     envs = vector(8)
     envs.reset()
+
+
+def test_a_reset_that_meets_a_dead_worker_makes_its_envs_anew(faulty: RunningServer, vector: MakeVector) -> None:
+    envs = vector(NUM_ENVS)
+    envs.reset(seed=10)
+    for pid in worker_pids(faulty):
+        os.kill(pid, signal.SIGKILL)
+    obs, _ = envs.reset(seed=10)
+    assert obs[:, 0].tolist() == [0.0] * NUM_ENVS
+    assert envs.step(np.zeros(NUM_ENVS, np.int64))[0][:, 0].tolist() == [1.0] * NUM_ENVS

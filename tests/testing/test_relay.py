@@ -78,6 +78,15 @@ def exchange(client: socket.socket, content: bytes) -> bytes:
     return back
 
 
+def exchange_with(relay: Relay, content: bytes) -> bytes:
+    """The same on a connection of its own, which may be reset before it is even made."""
+    try:
+        with connect(relay) as client:
+            return exchange(client, content)
+    except ConnectionResetError:
+        return b"RST"
+
+
 def test_it_passes_everything_on(relay: Relay) -> None:
     with connect(relay) as client:
         assert exchange(client, b"hello") == b"hello"
@@ -146,11 +155,9 @@ def test_pieces_are_small_and_complete(relay: Relay) -> None:
 
 def test_refused_connections_are_reset_until_it_is_over(relay: Relay) -> None:
     relay.refusing = True
-    with connect(relay) as client:
-        assert exchange(client, b"hello") in (b"", b"RST")
+    assert exchange_with(relay, b"hello") in (b"", b"RST")
     relay.refusing = False
-    with connect(relay) as client:
-        assert exchange(client, b"hello") == b"hello"
+    assert exchange_with(relay, b"hello") == b"hello"
 
 
 def test_a_replay_is_the_same_request_on_another_connection(relay: Relay, echo: Echo) -> None:
@@ -161,6 +168,6 @@ def test_a_replay_is_the_same_request_on_another_connection(relay: Relay, echo: 
     assert [bytes(got) for got in echo.got] == [b"helloagain", b"hello"]
 
 
-def test_a_server_that_is_gone_ends_the_clients_connection(echo: Echo) -> None:
-    with Relay("http://127.0.0.1:9") as relay, connect(relay) as client:
-        assert exchange(client, b"hello") in (b"", b"RST")
+def test_a_server_that_is_gone_ends_the_clients_connection() -> None:
+    with Relay("http://127.0.0.1:9") as relay:
+        assert exchange_with(relay, b"hello") in (b"", b"RST")
