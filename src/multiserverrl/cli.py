@@ -97,10 +97,8 @@ def _train(namespace: argparse.Namespace) -> int:
     _require_train_extra()
     from multiserverrl.launch.progress import progress_for
     from multiserverrl.launch.training import train
-    from multiserverrl.observe.log import LEVEL_VARIABLE, log_to_stderr
 
-    os.environ.setdefault(LEVEL_VARIABLE, "warning")  # of all children: progress is shown already
-    log_to_stderr()
+    _log_warnings()
     return train(launch, config, progress_for()).exit_code
 
 
@@ -108,6 +106,7 @@ def _eval(namespace: argparse.Namespace) -> int:
     _require_train_extra()
     from multiserverrl.launch.evaluating import evaluate
 
+    _log_warnings()
     given = {name: getattr(namespace, name) for name in ("host", "port") if hasattr(namespace, name)}
     score = evaluate(namespace.run_dir, LaunchConfig(**given), namespace.episodes)
     if namespace.json:
@@ -137,6 +136,14 @@ def _train_settings(namespace: argparse.Namespace) -> tuple[LaunchConfig, TrainC
 
 def _given(config: type[Any], namespace: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(namespace, name) for name, *_ in settings_of(config) if hasattr(namespace, name)}
+
+
+def _log_warnings() -> None:
+    """In this process and its children: what goes well is shown by progress and result."""
+    from multiserverrl.observe.log import LEVEL_VARIABLE, log_to_stderr
+
+    os.environ.setdefault(LEVEL_VARIABLE, "warning")
+    log_to_stderr()
 
 
 def _require_train_extra() -> None:

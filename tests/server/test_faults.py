@@ -1,9 +1,7 @@
 """Envs that raise, hang, crash and lie; workers that are killed: what is lost, and what is not."""
 
 import contextlib
-import os
 import re
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,9 +17,8 @@ from multiserverrl.errors import ConfigError, EnvFault, SpaceError, UnknownEnvEr
 from multiserverrl.server.run import RunningServer
 from multiserverrl.testing.contract import assert_same
 from multiserverrl.testing.envs import Scripted, count_of
-from multiserverrl.testing.serving import serving, worker_pids
+from multiserverrl.testing.serving import serving
 from tests.server.conftest import ENVS
-from tests.server.support import request
 
 SCRIPTED = f"{ENVS}:Scripted"
 MODES = ("next_step", "same_step", "disabled")
@@ -55,15 +52,6 @@ def single(faulty: RunningServer) -> Iterator[VirtualEnv]:
     env = VirtualEnv(faulty.url, SCRIPTED)
     yield env
     env.close()
-
-
-def kill_workers(server: RunningServer) -> None:
-    """Kill every env worker, and see that others are up."""
-    before = worker_pids(server)
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
-    while set(before) & set(worker_pids(server)) or request(server.url, "GET", "/health").json["workers_up"] < 2:
-        pass
 
 
 def script(how: str, at: int, **more: Any) -> dict[str, Any]:
@@ -134,57 +122,6 @@ def test_by_default_a_fault_is_raised_and_the_session_goes_on(vector: MakeVector
     assert_same(rows_of(told_by(envs, {"length": 6}), [0, 1, 2, 3]), rows_of(undisturbed(mode), [0, 1, 2, 3]))
 
 
-def test_a_worker_killed_between_steps_is_a_fault_of_its_envs_alone(faulty: RunningServer, vector: MakeVector) -> None:
-    envs = vector(NUM_ENVS, on_fault="truncate")
-    envs.reset(seed=10, options={"length": 6})
-    envs.step(np.zeros(NUM_ENVS, np.int64))
-    os.kill(worker_pids(faulty)[0], signal.SIGKILL)
-    obs, rewards, _, truncations, infos = envs.step(np.zeros(NUM_ENVS, np.int64))
-    assert truncations.sum() == 2 and (rewards[truncations] == 0).all()
-    assert obs[:, 0].tolist() == [1.0 if lost else 2.0 for lost in truncations]
-    assert [bool(fault) for fault in infos["multiserverrl"]["fault"]] == truncations.tolist()
-    obs, *_ = envs.step(np.zeros(NUM_ENVS, np.int64))
-    assert obs[:, 0].tolist() == [0.0 if lost else 3.0 for lost in truncations]
-
-
-def test_killing_every_worker_again_and_again_loses_no_session(faulty: RunningServer, vector: MakeVector) -> None:
-    envs = vector(NUM_ENVS, on_fault="truncate", autoreset_mode="same_step")
-    envs.reset(seed=10, options={"length": 1000})
-    for _ in range(2):
-        before = worker_pids(faulty)
-        for pid in before:
-            os.kill(pid, signal.SIGKILL)
-        truncations = envs.step(np.zeros(NUM_ENVS, np.int64))[3]
-        assert truncations.all()
-        assert not set(before) & set(worker_pids(faulty))
-        assert not envs.step(np.zeros(NUM_ENVS, np.int64))[3].any()
-
-
-def test_a_worker_that_died_is_never_taken_for_a_quiet_reset(faulty: RunningServer, vector: MakeVector) -> None:
-    envs = vector(2, render_mode="ansi", on_fault="truncate")
-    envs.reset(seed=10, options={"length": 1000})
-    envs.step(np.zeros(2, np.int64))
-    kill_workers(faulty)
-    assert envs.render() == ("step 0", "step 0")  # made anew, to be shown
-    truncations, infos = envs.step(np.zeros(2, np.int64))[3:]
-    assert truncations.all() and all("started again" in fault for fault in infos["multiserverrl"]["fault"])
-    envs.reset(seed=10)
-    assert envs.step(np.zeros(2, np.int64))[0][:, 0].tolist() == [1.0, 1.0]
-
-
-def test_a_masked_reset_does_not_hide_the_loss_of_the_envs_it_leaves_out(
-    faulty: RunningServer, vector: MakeVector
-) -> None:
-    envs = vector(NUM_ENVS, autoreset_mode="disabled", on_fault="truncate")
-    envs.reset(seed=10, options={"length": 1000})
-    envs.step(np.zeros(NUM_ENVS, np.int64))
-    for pid in worker_pids(faulty):
-        os.kill(pid, signal.SIGKILL)
-    envs.reset(options={"reset_mask": np.array([True, False, False, False])})
-    truncations = envs.step(np.zeros(NUM_ENVS, np.int64))[3]
-    assert truncations[1:].all()
-
-
 def test_a_reset_that_raises_is_an_env_fault_and_the_next_one_works(single: VirtualEnv) -> None:
     single.reset(seed=1, options={"how": "reset", "at": 1})
     single.step(0)
@@ -213,12 +150,6 @@ def test_an_info_that_cannot_be_carried_is_named_and_the_rest_kept(single: Virtu
 def test_what_an_env_prints_disturbs_nothing(single: VirtualEnv, capfd: pytest.CaptureFixture[str]) -> None:
     single.reset(options={"how": "print", "at": 1})
     assert single.step(0)[0][0] == 1.0
-
-
-def test_a_dead_worker_is_started_again_and_health_says_so(faulty: RunningServer, vector: MakeVector) -> None:
-    kill_workers(faulty)
-    envs = vector(8)
-    envs.reset()
 
 
 def test_an_env_that_cannot_be_made_anew_is_a_fault_until_it_can(vector: MakeVector, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from multiserverrl.errors import SessionLost
+from multiserverrl.errors import RunError, SessionLost
 from multiserverrl.train import opening
 from multiserverrl.train.channels import Evaluation
 from multiserverrl.train.config import TrainConfig
@@ -20,7 +21,7 @@ from multiserverrl.train.weights import stamped
 from tests.train.fakes import FakeCounters, FakeRun, FakeWeights, ListedEvaluations, local_envs
 from tests.train.scripted_envs import TASK, Script
 
-CONFIG = TrainConfig(hidden="8", eval_episodes=6)
+CONFIG = TrainConfig(hidden="8", eval_episodes=6, eval_every_s=0.0)
 
 
 class CoinLength(gymnasium.Env[Any, Any]):
@@ -65,6 +66,12 @@ def test_an_episode_that_the_env_breaks_is_played_again() -> None:
     returns = greedy_returns(script.open(), lambda obs: np.ones(len(obs), np.int64), 2, seed=0)
     assert sorted(returns.tolist()) == [4.0, 8.0]
     assert script.steps == 3 + 4
+
+
+def test_an_env_that_breaks_every_episode_ends_the_evaluation() -> None:
+    script = Script(num_envs=2, length=4, faults={step: [0] for step in range(1000)})
+    with pytest.raises(RunError, match="broken by their env"):
+        greedy_returns(script.open(), lambda obs: np.ones(len(obs), np.int64), 2, seed=0)
 
 
 def run_until(
@@ -138,7 +145,7 @@ def test_after_the_weights_that_pass_no_others_are_evaluated() -> None:
     evaluations = Evaluations(run)
     watcher = threading.Thread(target=evaluations.stop_soon)
     watcher.start()
-    config = TrainConfig(hidden="8", eval_episodes=6, stop_at_return=8.0)
+    config = dataclasses.replace(CONFIG, stop_at_return=8.0)
     run_evaluator(config, TASK, script.open, weights, evaluations, counters.row("v"), run.control("v"))
     watcher.join()
     assert [evaluation.version for evaluation in evaluations.reported] == [1]

@@ -15,7 +15,7 @@ from multiserverrl.train.explorer import ExplorerGroup, run_explorer
 from multiserverrl.train.learner import Training, replay_layout
 from multiserverrl.train.replay import new_arrays
 from multiserverrl.train.task import task_of
-from tests.train.fakes import FakeCounters, FakeRun, FakeWeights, ListedSteps, ScriptedActions, local_envs
+from tests.train.fakes import FakeControl, FakeCounters, FakeRun, FakeWeights, ListedSteps, ScriptedActions, local_envs
 from tests.train.scripted_envs import TASK, Script
 
 
@@ -216,29 +216,29 @@ def test_the_terminal_step_of_every_episode_reaches_the_replay_buffer(tmp_path: 
 
 
 def test_envs_are_lent_to_the_evaluator_and_opened_again() -> None:
-    scripts = [Script("A", num_envs=1)]
-    run, counters = FakeRun(set()), FakeCounters()
+    script, run, counters = Script("A", num_envs=1), FakeRun(set()), FakeCounters()
     evaluator = counters.row("evaluator")
-    lent = threading.Event()
+    seen_while_lent = []
 
     class Steps(ListedSteps):
         def write(self, steps: Any, timeout_s: float) -> bool:
             if len(self.written) == 3:
                 evaluator.set("wants_envs", 1)
-                threading.Thread(target=borrow).start()
             return super().write(steps, timeout_s)
 
-    def borrow() -> None:
-        while not counters.get("lent"):
-            pass
-        assert (scripts[0].opened, scripts[0].closed) == (1, 1)
-        lent.set()
-        evaluator.set("wants_envs", 0)
+    class Control(FakeControl):
+        """The evaluator's part is played here, between the explorer's looks at the stop flag."""
+
+        def is_stopping(self) -> bool:
+            if counters.get("lent"):
+                seen_while_lent.append((script.opened, script.closed))
+                evaluator.set("wants_envs", 0)
+            return super().is_stopping()
 
     steps = Steps(run, 8)
-    groups = [ExplorerGroup(0, scripts[0].open, constant(0))]
-    run_explorer(TrainConfig(), TASK, groups, steps, counters.row("e"), run.control("e"), lends_envs=True)
-    assert lent.is_set()
+    groups = [ExplorerGroup(0, script.open, constant(0))]
+    run_explorer(TrainConfig(), TASK, groups, steps, counters.row("e"), Control(run, "e"), lends_envs=True)
+    assert set(seen_while_lent) == {(1, 1)}
     assert counters.get("lent") == 0
-    assert (scripts[0].opened, scripts[0].closed) == (2, 2)
+    assert (script.opened, script.closed) == (2, 2)
     assert [bool(raw.valid.any()) for raw in steps.written] == [False, True, True, True, False, True, True, True]

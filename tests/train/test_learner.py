@@ -211,15 +211,22 @@ def test_checkpoints_are_written_in_time(tmp_path: Path) -> None:
     assert Learned(tmp_path, 0, 6, replace(CONFIG, checkpoint_every_s=1e-9)).counters.get("checkpoints") == 6 + 1 + 1
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_before_its_weights_are_published(tmp_path: Path) -> None:
-    weights = FakeWeights()
-    training = Training(CONFIG, TASK, new_arrays(replay_layout(CONFIG, TASK)), weights, FakeCounters().row("learner"))
-    steps = [raw_steps(number) for number in range(12)]
-    for one in steps:
-        one.reward[:] = np.nan
-        training.take(one)
-    for _ in range(CONFIG.publish_every - 1):
-        training.update()
+def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_the_checkpoint_before_it_stays(tmp_path: Path) -> None:
+    class BrokenReader(ListedReader):
+        def read(self, timeout_s: float) -> RawSteps | None:
+            steps = super().read(timeout_s)
+            if steps is not None and len(self._numbers) < 5:
+                steps.reward[:] = np.nan
+            return steps
+
+    run, counters, weights = FakeRun(set()), FakeCounters(), FakeWeights()
+    config = replace(CONFIG, checkpoint_every_s=1e-9)
+    reader = BrokenReader(run, counters, 0, 30)
     with pytest.raises(RunError, match="--learning-rate"):
-        training.update()
-    assert weights.version() == 0
+        run_learner(config, TASK, reader, weights, counters.row("l"), run.control("l"), tmp_path)
+    kept, newest = load_newest(tmp_path), weights.read()
+    assert kept is not None
+    assert newest is not None
+    for name, array in kept.arrays.items():
+        assert name.startswith("replay/") or np.isfinite(array).all(), name
+    assert all(np.isfinite(array).all() for array in newest[0].values())

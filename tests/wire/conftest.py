@@ -1,4 +1,7 @@
-"""How hypothesis looks: the same way each time, so that a commit passes or does not; `--hypothesis-profile=wide` looks further."""
+"""How hypothesis looks: the same way each time, so that a commit passes or it does not.
+
+`pytest tests/wire --hypothesis-profile=wide` looks further, each time elsewhere.
+"""
 
 from __future__ import annotations
 

@@ -204,6 +204,14 @@ class Lane:
             return None
         seeds = None if request.seeds is None else request.seeds[shard.first : shard.first + shard.count]
         command = pack(ResetShard(shard.key, seeds, request.options, mask))
+        try:
+            return await self._reset_again(shard, command, mask)
+        except (
+            WorkerDied
+        ):  # perhaps before we asked: a reset loses nothing that was not lost, so it may be tried once more
+            return await self._reset_again(shard, command, mask)
+
+    async def _reset_again(self, shard: _Shard, command: bytes, mask: bytes | None) -> Reply:
         if shard.is_lost():
             await self._make(shard)
             shard.broken = f"env worker {shard.worker.index} was started again"

@@ -44,14 +44,14 @@ class TrainConfig:
     buffer_size: int = setting(50_000, "transitions that the replay buffer holds")
     warmup_steps: int = setting(500, "transitions in the replay buffer before the first update")
     replay_ratio: float = setting(0.25, "updates per transition that comes into the replay buffer")
-    publish_every: int = setting(16, "the learner publishes its weights after this many", unit="updates")
+    publish_every: int = setting(8, "the learner publishes its weights after this many", unit="updates")
 
     inference_batch: int = setting(64, "observations that make a batch of actions complete")
     inference_deadline_s: float = setting(0.001, "an incomplete batch is acted on after this long", unit="s")
     torch_threads: int = setting(1, "threads of the learner's torch; on a small machine 1 is the fastest")
 
     eval_episodes: int = setting(20, "greedy episodes in an evaluation")
-    eval_every_s: float = setting(0.0, "pause between evaluations; 0: evaluate all the time", unit="s")
+    eval_every_s: float = setting(0.2, "pause between evaluations: they take computing time from learning", unit="s")
     checkpoint_every_s: float = setting(10.0, "time between checkpoints", unit="s")
     reopen_attempts: int = setting(8, "tries to open lost envs again before an explorer gives up")
 

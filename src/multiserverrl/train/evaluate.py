@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from multiserverrl.errors import RunError
 from multiserverrl.train.channels import Control, Counters, Evaluation, EvaluationWriter, WeightsReader
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.opening import LOST, Stopped, close_quietly, fault_rows, open_envs, sleep_unless_stopping
@@ -24,6 +25,7 @@ __all__ = ["greedy_returns", "run_evaluator"]
 Array = NDArray[Any]
 VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
 POLL_S = 0.02
+MOST_BROKEN = 10  # episodes, beyond as many as are to be played
 
 
 def greedy_returns(
@@ -36,23 +38,28 @@ def greedy_returns(
     """(episodes,) returns of `policy`, which maps (N, *obs_shape) to (N,) actions; fewer when it is stopped.
 
     Each env plays a number of episodes that is fixed beforehand: taking the first that end would
-    prefer short ones. An episode that the env itself breaks (a fault) is played again. `envs` are
-    in SAME_STEP autoreset.
+    prefer short ones. An episode that the env itself breaks (a fault) is played again; RunError
+    when too many are. `envs` are in SAME_STEP autoreset.
     """
     N = envs.num_envs
     left = np.full(N, episodes // N) + (np.arange(N) < episodes % N)
     returns: list[float] = []
     running = np.zeros(N)
+    broken = 0
     obs, _ = envs.reset(seed=seed)
     while left.any() and not is_stopping():
         obs, reward, terminated, truncated, infos = envs.step(policy(obs))
         running += reward
         ended = np.asarray(terminated, bool) | np.asarray(truncated, bool)
         if ended.any():
-            counted = ended & (left > 0) & ~fault_rows(infos, N)
+            failed = fault_rows(infos, N)
+            counted = ended & (left > 0) & ~failed
             returns += running[counted].tolist()
             left -= counted
             running[ended] = 0.0
+            broken += int(np.count_nonzero(failed & (left > 0)))
+            if broken > MOST_BROKEN + episodes:
+                raise RunError(f"{broken} episodes were broken by their env while {episodes} were to be evaluated")
     return np.array(returns)
 
 

@@ -111,20 +111,20 @@ class Training:
         return self.ratio.owed(self.replay.inserted, self.updates) > 0
 
     def update(self) -> None:
-        """One update; the weights are published when it is time."""
+        """One update; the weights are published when it is time. RunError when it has broken them."""
         batch = self.replay.sample(self.rng, self.config.batch_size)
         self._loss = self.learner.update(batch, self._env_steps).loss
         self.updates += 1
-        if self.updates % self.config.publish_every == 0:
-            self.publish()
-
-    def publish(self) -> None:
-        """Make the weights of now the newest. RunError when learning has broken them."""
         if not math.isfinite(self._loss):
             raise RunError(
                 f"the loss is {self._loss} after {self.updates} updates: lower --learning-rate or --reward-scale, "
                 "and look for rewards or observations that are not finite"
             )
+        if self.updates % self.config.publish_every == 0:
+            self.publish()
+
+    def publish(self) -> None:
+        """Make the weights of now the newest."""
         self.version += 1
         self._weights.publish(stamped(self.learner.weights(), self._env_steps, self.updates), self.version)
         self._counters.set("updates", self.updates)

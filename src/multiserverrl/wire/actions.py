@@ -6,7 +6,6 @@ MultiDiscrete or MultiBinary. Beyond a Box's bounds they pass, as they do locall
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from multiserverrl.errors import ActionError, SpaceError
 from multiserverrl.wire.arrays import BatchLayout, Buffer, Leaf, flatten, is_castable, is_fixed
+from multiserverrl.wire.members import Bounds, bounds_of, member, outside
 
 __all__ = ["ActionCodec"]
 
@@ -32,7 +32,7 @@ class ActionCodec:
         if isinstance(space, spaces.Discrete):
             self._low, self._high = int(space.start), int(space.start) + int(space.n) - 1
             self._dtype = np.dtype(space.dtype).newbyteorder("<")
-        self._bounds = [] if self.layout is None else [_bounds_of(leaf) for leaf in self.layout.leaves]
+        self._bounds = [] if self.layout is None else [bounds_of(leaf) for leaf in self.layout.leaves]
 
     @property
     def size_bytes(self) -> int:
@@ -109,49 +109,25 @@ class ActionCodec:
         raise ActionError(f"action[{index}] is {value}, which is not a member of {self.space}")
 
     def check_tree(self, actions: Any) -> list[Any]:
-        """The same for a space without a fixed size: a list of N values that the space contains."""
+        """The same for a space without a fixed size: a list of N members; returns them, arrays in their dtypes."""
         if not isinstance(actions, (list, tuple)) or len(actions) != self.num:
             raise ActionError(f"a list of {self.num} actions was expected, not {type(actions).__name__}")
-        for index, action in enumerate(actions):
-            if not _contains(self.space, action):
-                raise ActionError(f"action[{index}] is not a member of {self.space}: {str(action)[:80]}")
-        return list(actions)
+        return [member(self.space, action, f"action[{index}]") for index, action in enumerate(actions)]
 
 
-def _contains(space: spaces.Space[Any], action: Any) -> bool:
-    """Gymnasium's own answer; it takes values of the right structure for granted, and these may be anything."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # Gymnasium warns of a scalar where a Box has no axes
-            return bool(space.contains(action))
-    except Exception:
-        return False
-
-
-def _bounds_of(leaf: Leaf) -> tuple[Any, Any] | None:
-    """The smallest and largest member, inclusive; None for a Box of numbers, whose bounds may be passed."""
-    space = leaf.space
-    if isinstance(space, spaces.Discrete):
-        return int(space.start), int(space.start) + int(space.n) - 1
-    if isinstance(space, spaces.MultiDiscrete):  # start + nvec may be beyond the dtype, and wrap
-        high = np.minimum(space.start.astype(object) + space.nvec.astype(object) - 1, np.iinfo(leaf.dtype).max)
-        return space.start, np.asarray(high).astype(leaf.dtype)
-    return (0, 1) if isinstance(space, spaces.MultiBinary) or leaf.dtype.kind == "b" else None
-
-
-def _check_leaf(leaf: Leaf, bounds: tuple[Any, Any] | None, view: Array) -> None:
+def _check_leaf(leaf: Leaf, bounds: Bounds, view: Array) -> None:
     """`view` is (N, *shape)."""
-    if bounds is None:
-        if leaf.dtype.kind == "f" and np.isnan(view).any():
-            raise ActionError(f"{leaf.name('action')} of env {_first_row(np.isnan(view))} is NaN")
+    wrong = outside(leaf, bounds, view)
+    if wrong is None or not wrong.any():
         return
-    if leaf.dtype.kind == "b":  # a byte may hold what no bool does
+    row = int(np.argwhere(wrong)[0][0])
+    if bounds is None:
+        raise ActionError(f"{leaf.name('action')} of env {row} is NaN")
+    if leaf.dtype.kind == "b":
         view = view.view(np.uint8)
-    outside = (view < bounds[0]) | (view > bounds[1])
-    if outside.any():
-        row = _first_row(outside)
-        raise ActionError(
-            f"{leaf.name('action')} of env {row} is {view[row].tolist()}, which is not a member of {leaf.space}"
-        )
+    raise ActionError(
+        f"{leaf.name('action')} of env {row} is {view[row].tolist()}, which is not a member of {leaf.space}"
+    )
 
 
 def _batched(space: spaces.Space[Any], value: Any) -> Any:
@@ -163,7 +139,3 @@ def _batched(space: spaces.Space[Any], value: Any) -> Any:
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
         return value
     return np.asarray(value)[None]
-
-
-def _first_row(mask: Array) -> int:
-    return int(np.argwhere(mask)[0][0])

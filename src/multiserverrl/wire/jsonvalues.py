@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector.utils import concatenate, create_empty_array
 
 from multiserverrl.errors import ActionError, WireError
+from multiserverrl.wire.members import stacked
 from multiserverrl.wire.spaces import json_number, number_from_json
 
 __all__ = ["from_json", "to_json"]
@@ -91,9 +91,7 @@ def _stacked(space: spaces.Space[Any], values: Any, name: str) -> Any:
     """A list of values of a space as one batch of it."""
     if not isinstance(values, list):
         raise ActionError(f"{name} must be a list, not {type(values).__name__}")
-    items = _items(space, values, name)
-    empty = create_empty_array(space, len(items))
-    return concatenate(space, items, empty) if items else empty  # type: ignore[arg-type]
+    return stacked(space, _items(space, values, name))
 
 
 def _graph(space: spaces.Graph, value: Any, name: str) -> spaces.GraphInstance:

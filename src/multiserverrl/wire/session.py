@@ -62,7 +62,7 @@ class ServerLane:
             if digest != self.last_digest:
                 raise SeqError(f"seq {seq} was answered, and this is another request with the same seq")
             return Verdict.REPEAT
-        kind = "is stale" if seq < self.last_seq else "is too far ahead"
+        kind = "is stale" if seq <= self.last_seq else "is too far ahead"
         raise SeqError(f"seq {seq} {kind}: the last was {self.last_seq}, so {self.last_seq + 1} is expected")
 
     def finish(self, answer: bytes) -> None:

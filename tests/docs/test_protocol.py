@@ -1,0 +1,61 @@
+"""docs/protocol.md says what the code does, to the byte."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multiserverrl.client.transport import STREAM_PATH
+from multiserverrl.server.app import FRAME_TYPE
+from multiserverrl.server.jsonrequests import OPERATIONS
+from multiserverrl.wire import frames
+from multiserverrl.wire.messages import AUTORESET_MODES, PROTOCOL_VERSION
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "protocol.md").read_text("utf-8")
+
+
+def test_the_page_is_in_step_with_the_code() -> None:
+    command = [sys.executable, str(DOCS / "generate_protocol.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def dumped() -> list[tuple[str, bytes]]:
+    """(title, bytes) of each frame as a reader of the page sees it."""
+    text = PAGE.partition("<!-- made: exchange -->")[2]
+    found = re.findall(r"^([→←] .*)\n((?:  [0-9a-f]{4}  .*\n)+)", text, re.MULTILINE)
+    return [(title, b"".join(bytes.fromhex(line[8:55]) for line in lines.splitlines())) for title, lines in found]
+
+
+@pytest.mark.parametrize(("title", "content"), dumped(), ids=lambda value: str(value) if isinstance(value, str) else "")
+def test_the_bytes_on_the_page_are_frames_that_decode(title: str, content: bytes) -> None:
+    decode: Any = frames.decode_request if title.startswith("→") else frames.decode_answer
+    message, body = decode(content)
+    assert type(message).__name__.lower() == re.split(r"[\s,:]+", title)[1]
+    assert frames.encode(message, body) == content
+
+
+def test_the_whole_exchange_is_there() -> None:
+    names = [re.split(r"[\s,:]+", title)[1] for title, _ in dumped()]
+    assert names == ["open", "opened", "reset", "stepped", "step", "stepped", "close", "closed"]
+
+
+@pytest.mark.parametrize("name", [STREAM_PATH, FRAME_TYPE, *AUTORESET_MODES, *(f"/{name}" for name in OPERATIONS)])
+def test_the_page_names_what_the_code_names(name: str) -> None:
+    assert name in PAGE
+
+
+def test_the_page_is_of_this_version() -> None:
+    assert PAGE.startswith(f"# The protocol, version {PROTOCOL_VERSION}\n")
+
+
+def test_every_body_field_of_the_routes_is_on_the_page() -> None:
+    for name, kind in OPERATIONS.items():
+        (row,) = re.findall(rf"^\| `POST /v1/sessions/ID/{name}.*$", PAGE, re.MULTILINE)
+        assert [field for field in kind.__struct_fields__ if field not in row] == []
