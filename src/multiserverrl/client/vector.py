@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from multiserverrl.client.batches import joined, num_rows
+from multiserverrl.client.batches import joined, num_rows, rows_of_batch
 from multiserverrl.client.envs import (
     DEFAULT_TIMEOUT_S,
     RemoteConfig,
