@@ -9,6 +9,6 @@ from hypothesis import HealthCheck, settings
 
 CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # a busy machine is no fault of the code
 
-settings.register_profile("calm", derandomize=True, **CALM)
+settings.register_profile("calm", derandomize=True, stateful_step_count=40, **CALM)
 settings.register_profile("wide", max_examples=2000, stateful_step_count=80, **CALM)
 settings.load_profile("calm")
