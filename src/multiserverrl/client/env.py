@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
-import numpy as np
 from gymnasium.error import ResetNeeded
 
-from multiserverrl.client.envs import DEFAULT_TIMEOUT_S, RemoteConfig, RemoteEnvs, Taken
+from multiserverrl.client.envs import DEFAULT_TIMEOUT_S, RemoteConfig, RemoteEnvs
 from multiserverrl.errors import ActionError, EnvFault, SessionLost
 from multiserverrl.wire.trees import pack_tree
 
@@ -53,9 +52,9 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
         remote = self._open()
         self._needs_reset = True
         remote.begin_reset(None if seed is None else [seed], b"" if options is None else pack_tree(options), None)
-        (taken,) = remote.finish_reset()
+        told = remote.finish_only_reset()
         self._needs_reset = False
-        return self._only_obs(taken), taken.infos.get(0, {})
+        return told
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Advance the env by one action, at most once on the server, however often the wire breaks.
@@ -73,14 +72,10 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
         else:
             lane.send_packed(lane.codec.pack_one(action))
         try:
-            taken = lane.take()
+            return lane.take_only()
         except EnvFault:
             self._needs_reset = True
             raise
-        rewards, terminated, truncated = taken.rewards, taken.terminated, taken.truncated
-        return (
-            self._only_obs(taken), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), taken.infos.get(0, {}),
-        )  # fmt: skip
 
     def render(self) -> Any:
         """What the real env renders now; fetched when asked for, never with a step. None without a render_mode."""
@@ -100,16 +95,3 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
             raise SessionLost("this VirtualEnv was closed; make another")
         self._remote.ensure_open()
         return self._remote
-
-    def _only_obs(self, taken: Taken) -> Any:
-        """The one row of a batch of one, as the space nests it (a NumPy scalar for shapes of ())."""
-        obs = taken.observations
-        return obs[0] if isinstance(obs, (np.ndarray, list)) else _first_row(obs)
-
-
-def _first_row(batch: Any) -> Any:
-    if isinstance(batch, dict):
-        return {key: _first_row(value) for key, value in batch.items()}
-    if isinstance(batch, tuple):
-        return tuple(_first_row(value) for value in batch)
-    return batch[0]

@@ -103,9 +103,24 @@ class RemoteEnvs:
         except (SessionLost, SessionTaken):
             if not self._resets_all():
                 raise
-            self.reopen()
-            self._send_resets()
+            self._reset_anew()
             return [lane.take() for lane in self.lanes]
+
+    def finish_only_reset(self) -> tuple[Any, dict[str, Any]]:
+        """The same for a session of one env: its observation and info."""
+        try:
+            told = self.lanes[0].take_only()
+        except (SessionLost, SessionTaken):
+            if not self._resets_all():
+                raise
+            self._reset_anew()
+            told = self.lanes[0].take_only()
+        return told[0], told[4]
+
+    def _reset_anew(self) -> None:
+        """The session turned out to be lost: ask a new one."""
+        self.reopen()
+        self._send_resets()
 
     def _resets_all(self) -> bool:
         mask = self._reset[2]
@@ -119,7 +134,7 @@ class RemoteEnvs:
             first += lane.num_envs
 
 
-@dataclass
+@dataclass(slots=True)
 class Taken:
     """One lane's answer: arrays that are the caller's own, and infos by the row in the lane."""
 
@@ -186,16 +201,30 @@ class LaneEnvs:
         """Wait for the answer to the lane's step or reset."""
         return self.taken(*self.remote.link.receive(self.index))
 
-    def taken(self, answer: Stepped, body: memoryview) -> Taken:
-        """An answer as arrays; EnvFault when an env failed and the caller wants to hear of it."""
+    def take_only(self) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """The same for a lane of one env, in the singular."""
+        answer, body = self.remote.link.receive(self.index)
+        infos = self._infos(answer) if answer.infos else {}
         layout = self.layout
         layout.check(len(body))
-        observations = layout.batch(body) if layout.is_fixed else self._loose_observations(answer)
-        infos = rows_of(answer.infos) if answer.infos else {}
-        if infos and self.remote.config.on_fault == "raise":
-            _raise_fault(infos)
+        obs = layout.row(body, 0) if layout.is_fixed else self._loose_observations(answer)[0]
+        rewards, terminated, truncated = layout.rewards(body), layout.terminated(body), layout.truncated(body)
+        return obs, float(rewards[0]), bool(terminated[0]), bool(truncated[0]), infos.get(0, {})
+
+    def taken(self, answer: Stepped, body: memoryview) -> Taken:
+        """An answer as arrays; EnvFault when an env failed and the caller wants to hear of it."""
+        observations, rewards, terminated, truncated = self.layout.unpack(body)
+        infos = self._infos(answer) if answer.infos else {}
         finals = self._finals(answer) if answer.finals else {}
-        return Taken(observations, layout.rewards(body), layout.terminated(body), layout.truncated(body), infos, finals)
+        if not self.layout.is_fixed:
+            observations = self._loose_observations(answer)
+        return Taken(observations, rewards, terminated, truncated, infos, finals)
+
+    def _infos(self, answer: Stepped) -> dict[int, dict[str, Any]]:
+        infos = rows_of(answer.infos)
+        if self.remote.config.on_fault == "raise":
+            _raise_fault(infos)
+        return infos
 
     def _finals(self, answer: Stepped) -> dict[int, Any]:
         """{row: final observation} of the episodes that ended; each the caller's own."""
@@ -205,7 +234,7 @@ class LaneEnvs:
             if count not in self._final_layouts:
                 self._final_layouts[count] = BatchLayout(self.remote.observation_space, count)
             layout = self._final_layouts[count]
-            if len(content) != layout.end or not 0 <= min(finals.rows) <= max(finals.rows) < self.num_envs:
+            if len(content) != layout.end or any(not 0 <= row < self.num_envs for row in finals.rows):
                 raise WireError(f"these are not {count} final observations of {self.num_envs} envs")
             found.update(zip(finals.rows, layout.rows(content), strict=True))
         return found

@@ -157,6 +157,13 @@ class Connection:
 
     def receive(self) -> memoryview:
         """The next binary message, in a buffer of its own; pings are answered on the way."""
+        if not self._waiting:
+            self._fill(2)
+            waiting = self._waiting
+            start = _start_of_only(waiting)
+            if start:  # the usual case: just one whole message has come; its buffer is given away
+                self._waiting = bytearray()
+                return memoryview(waiting)[start:]
         parts: list[memoryview] = []
         while True:
             opcode, is_last, payload = self._next_frame()
@@ -227,7 +234,7 @@ class Connection:
         """The payload behind a head of `start` bytes, in a buffer of its own."""
         waiting = self._waiting
         here = len(waiting) - start
-        if here == size:  # the usual case: exactly one message has come; its buffer is given away
+        if here == size:
             self._waiting = bytearray()
             return memoryview(waiting)[start:]
         if here > size:
@@ -294,3 +301,13 @@ class Connection:
         number = status.split(" ")[1] if " " in status else "0"
         _checked_json(bytes(self._waiting), int(number) if number.isdecimal() else 500, address)
         raise WireError(f"{address} does not speak the env servers' WebSocket protocol (it answered {status!r})")
+
+
+def _start_of_only(waiting: bytearray) -> int:
+    """Where the payload begins, when these bytes are exactly one binary message of less than 64 KiB; else 0."""
+    size = waiting[1]
+    if waiting[0] != 0x80 | _BINARY:
+        return 0
+    if size == 126:
+        return 4 if len(waiting) >= 4 and len(waiting) - 4 == waiting[2] << 8 | waiting[3] else 0
+    return 2 if len(waiting) - 2 == size else 0

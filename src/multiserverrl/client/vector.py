@@ -118,7 +118,7 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         """Send the actions and return; ActionError for actions that are refused before they are sent."""
         if self._needs_reset:
             raise ResetNeeded("Cannot call step() before calling reset()")
-        if self._is_stepping or self._pending():
+        if self._is_stepping or (self._only is None and self._pending()):
             raise AlreadyPendingCallError(
                 "Calling `step_async` while waiting for a pending call to `step` to complete", "step"
             )
@@ -135,12 +135,15 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         try:
             if self._only is not None:
                 taken = self._only.take()
-                infos = self._infos([0], [taken]) if taken.infos or taken.finals else {}
-                observations = joined(self.single_observation_space, [taken.observations], is_fixed=self._is_fixed)
+                observations = taken.observations if self._is_fixed else self._observations([taken])
+                if taken.infos:
+                    infos = self._infos([0], [taken])
+                else:
+                    infos = self._infos_of_ends(taken.finals) if taken.finals else {}
                 return observations, taken.rewards, taken.terminated, taken.truncated, infos
             return self._take_all()
         finally:
-            self._is_stepping = bool(self._pending())
+            self._is_stepping = bool(self._pending() if self._only is None else self._is_pending(0))
 
     def send(self, actions: Any, env_ids: Iterable[int] | None = None) -> None:
         """Step some envs, whole lanes of them, and return at once; the rows of `actions` are in the order of `env_ids`.
@@ -293,11 +296,12 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
             )
         return [index for index in waiting if self._has_answer(index)]
 
+    def _observations(self, parts: list[Taken]) -> Any:
+        return joined(self.single_observation_space, [part.observations for part in parts], is_fixed=self._is_fixed)
+
     def _joined(self, chosen: Sequence[int], parts: list[Taken]) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
         """Several lanes' answers as one, in the lanes' order."""
-        observations = joined(
-            self.single_observation_space, [part.observations for part in parts], is_fixed=self._is_fixed
-        )
+        observations = self._observations(parts)
         columns = (
             np.concatenate([getattr(part, name) for part in parts]) if len(parts) > 1 else getattr(parts[0], name)
             for name in ("rewards", "terminated", "truncated")
@@ -327,7 +331,7 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _infos_of_ends(self, finals: dict[int, Any]) -> dict[str, Any]:
         """The usual case at the end of episodes: nothing but final observations."""
-        observations, mask = np.full(self.num_envs, None, dtype=object), np.zeros(self.num_envs, np.bool_)
+        observations, mask = np.empty(self.num_envs, object), np.zeros(self.num_envs, np.bool_)
         for row, final in finals.items():
             observations[row], mask[row] = final, True
         return {"final_obs": observations, "_final_obs": mask, "final_info": {}, "_final_info": mask.copy()}

@@ -138,6 +138,8 @@ class Lane:
             self._check_reset(request)
         elif isinstance(request, Render) and self.config.render_mode is None:
             raise MisuseError("nothing to render: the session was opened without a render_mode")
+        elif isinstance(request, Render) and not self._was_reset:
+            raise MisuseError("reset() before the first render()")
         return None
 
     def _check_reset(self, request: Reset) -> None:
@@ -311,12 +313,12 @@ class Lane:
             if reply.values:
                 loose.append(reply.values)
                 self._last_loose.update(unpack_tree(reply.values))
-        self._last_body = bytes(self._body)
+        self._last_body = body = bytes(self._body)
         if self._ended is not None:
-            self._ended = self.layout.terminated(self._last_body) | self.layout.truncated(self._last_body)
+            self._ended = self.layout.terminated(body) | self.layout.truncated(body)
         if not self.layout.is_fixed and isinstance(request, Reset) and request.mask is not None:
             loose = [pack_tree(self._last_loose)]  # the envs that were not reset keep their observation
-        return frames.encode(Stepped(self.index, request.seq, infos, loose, finals), self._last_body)
+        return frames.encode(Stepped(self.index, request.seq, infos, loose, finals), body)
 
     def _refused(self, request: Step | Reset | Render | Call, failed: Failed) -> bytes:
         return frames.encode(Refused(self.index, request.seq, failed.code, failed.message, failed.traceback, True))

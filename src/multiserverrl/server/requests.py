@@ -71,8 +71,8 @@ class Requests:
             return
 
         def finish(answer: bytes) -> None:
+            reply(answer)  # first: the client works while we keep our books
             self._finished(session, state, request, answer)
-            reply(answer)
 
         def fail(cause: str) -> None:
             self._spawn(recover(cause))

@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.vector.utils import batch_space, iterate
 
 from multiserverrl.errors import EnvFault, SpaceError
@@ -61,6 +62,7 @@ class Shard:
         self._actions = self._action_reader(codec)
         self._infos: dict[int, Any] = {}
         self._finals: list[tuple[int, Any]] = []
+        self._check_final = self._final_checker()
         self._final_layouts: dict[int, BatchLayout] = {}
         self._observations: list[Any] = [None] * spec.count  # of this step, as are the next three
         self._rewards_now: list[Any] = [0.0] * spec.count
@@ -136,12 +138,20 @@ class Shard:
         """Same-step autoreset: keep the final observation and info, reset; the next episode's first ones."""
         told: dict[Any, Any] = {"final_info": info} if info else {}
         final = obs.copy() if type(obs) is np.ndarray else copy.deepcopy(obs)  # the env may write over it
+        self._check_final(0, final)
         obs, reset_info = self.envs[index].reset()
         if self._layout.is_fixed:
             self._finals.append((self.spec.first + index, final))
         else:
             told = {"final_obs": final, "final_info": info}
         return obs, {**told, **reset_info}
+
+    def _final_checker(self) -> Callable[[int, Any], None]:
+        """Writes a final observation nowhere: SpaceError for one that its space says otherwise of."""
+        if not self._layout.is_fixed:
+            return lambda row, final: None
+        one = BatchLayout(self._layout.space, 1)
+        return one.row_writer(bytearray(one.end), "final_obs")
 
     def _packed_finals(self) -> Finals | None:
         finals, self._finals = self._finals, []
@@ -263,14 +273,19 @@ class Shard:
         with contextlib.suppress(Exception):
             self.envs[index].close()
         try:
-            self.envs[index] = self._made()
+            self.envs[index] = env = self._made()
         except Exception as error:  # the other envs step on; this one is tried again when it is reset
             self._put_absent(index, error)
+        else:
+            if self.spec.autoreset_mode in ("none", "disabled"):  # nothing but a reset may follow
+                self._put_absent(index, ResetNeeded("the env was made anew after a fault: reset() it first"), env)
         self.needs_reset[index] = True
 
-    def _put_absent(self, index: int, error: Exception) -> None:
+    def _put_absent(self, index: int, error: Exception, waiting: Env | None = None) -> None:
+        """Until it is reset, the env's place answers with this error; `waiting` has been made already."""
+
         def make_again() -> Env:
-            self.envs[index] = self._made()
+            self.envs[index] = waiting or self._made()
             return self.envs[index]
 
         self.envs[index] = _Absent(error, make_again)
@@ -308,9 +323,14 @@ class _Absent(gymnasium.Env[Any, Any]):
 def fault_info(error: BaseException) -> dict[str, str]:
     """What a caller is told of an env that raised."""
     return {
-        "fault": f"{type(error).__name__}: {error}",
-        "traceback": "".join(traceback.format_exception(error)),
+        "fault": as_unicode(f"{type(error).__name__}: {error}"),
+        "traceback": as_unicode("".join(traceback.format_exception(error))),
     }
+
+
+def as_unicode(text: str) -> str:
+    """A text that can be carried, whatever an env put into it (a file name may hold lone surrogates)."""
+    return text.encode(errors="replace").decode()
 
 
 def _env_fault(error: Exception, row: int) -> EnvFault:

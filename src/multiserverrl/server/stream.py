@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from multiserverrl.errors import EnvFault, MultiServerRLError, WireError
+from multiserverrl.errors import EnvFault, MultiServerRLError, VersionMismatch, WireError
 from multiserverrl.server.requests import Requests
 from multiserverrl.server.sessions import LiveSession, Sessions
 from multiserverrl.server.websocket import EXTENSION, StreamProtocol
@@ -72,7 +72,7 @@ class _Connection:
                 raise WireError("wait for the answer to open before the next message")
             else:
                 self._begin(frame)
-        except WireError as error:
+        except (WireError, VersionMismatch) as error:
             self.protocol.close(CLOSED_BAD, str(error))
 
     def _begin(self, frame: bytes) -> None:

@@ -7,7 +7,9 @@ handed to a callback at once, and an answer is one write (bench/step.py, row W1)
 
 from __future__ import annotations
 
+import os
 import struct
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +27,9 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     """One connection. After `begin`, each binary message goes to the callback; `send_message` answers."""
 
     _on_message: Callable[[bytes], None] | None = None
-    _waiting: bytes | bytearray = b""
+    _waiting: bytearray
     _parts: list[bytes]
+    _fd = -1  # of a plain socket; TLS goes through the transport
 
     async def run_asgi(self) -> None:
         """Let the application find this connection in its scope."""
@@ -36,20 +39,27 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     def begin(self, on_message: Callable[[bytes], None]) -> None:
         """The handshake is over: hand every binary message to `on_message` from now on."""
-        self._parts = []
+        self._waiting, self._parts = bytearray(), []
+        connected = self.transport.get_extra_info("socket")
+        if self.scheme == "ws" and connected is not None and sys.platform != "win32":
+            self._fd = connected.fileno()
         self._on_message = on_message
 
     def data_received(self, data: bytes) -> None:
         if self._on_message is None:
             super().data_received(data)
             return
-        waiting = self._waiting + data if self._waiting else data
-        while waiting:
-            end = self._one_frame(waiting)
-            if not end:
-                break
-            waiting = waiting[end:]
-        self._waiting = waiting if not self.close_sent else b""
+        waiting = self._waiting
+        if waiting:
+            waiting += data
+        else:
+            end = self._one_frame(data)
+            if end == len(data):  # the usual case: just one whole message
+                return
+            waiting = bytearray(data[end:])
+        while waiting and (end := self._one_frame(waiting)):
+            del waiting[:end]
+        self._waiting = waiting if not self.close_sent else bytearray()
 
     def _one_frame(self, data: bytes | bytearray) -> int:
         """Take one whole frame off the front and act on it; 0 when it has not all come."""
@@ -95,9 +105,24 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self._fail(_PROTOCOL_ERROR, f"a frame of kind {opcode} is out of place")
 
     def send_message(self, message: bytes) -> None:
-        """One binary message; nothing happens on a connection that is over."""
-        if not self.close_sent and not self.disconnected:
-            self.transport.write(_frame(_BINARY, message))
+        """One binary message, written at once where nothing waits before it; nothing on a connection that is over.
+
+        The transport writes only when the callback has returned; a step's answer need not wait for that.
+        """
+        if self.close_sent or self.disconnected or self.transport.is_closing():
+            return
+        frame = _frame(_BINARY, message)
+        if self._fd >= 0 and not self.transport.get_write_buffer_size():
+            try:
+                sent = os.write(self._fd, frame)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return  # the connection is broken; connection_lost says so
+            if sent == len(frame):
+                return
+            frame = frame[sent:]
+        self.transport.write(frame)
 
     def close(self, code: int, reason: str) -> None:
         """Close with a code; the application learns of it as a disconnect."""

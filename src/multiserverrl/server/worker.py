@@ -32,7 +32,7 @@ from multiserverrl.server.commands import (
     decode_command,
     pack,
 )
-from multiserverrl.server.shard import Shard
+from multiserverrl.server.shard import Shard, as_unicode
 from multiserverrl.server.sources import find_env, make_env
 from multiserverrl.wire.jsonvalues import to_json
 from multiserverrl.wire.messages import EnvInfo
@@ -83,12 +83,12 @@ class _Worker:
         try:
             return self._carry_out(self._decoded(content))
         except EnvFault as fault:
-            return Failed(fault.code, fault.args[0], fault.remote_traceback)
+            return Failed(fault.code, as_unicode(fault.args[0]), as_unicode(fault.remote_traceback))
         except MultiServerRLError as error:
-            return Failed(error.code, str(error))
+            return Failed(error.code, as_unicode(str(error)))
         except Exception as error:  # an env may raise anything; its traceback is the client's to see
             text = "".join(traceback.format_exception(error))
-            return Failed("env_fault", f"{type(error).__name__}: {error}", text)
+            return Failed("env_fault", as_unicode(f"{type(error).__name__}: {error}"), as_unicode(text))
 
     def _decoded(self, content: bytes) -> Command:
         known, step = self.last_step

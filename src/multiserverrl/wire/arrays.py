@@ -109,8 +109,10 @@ class BatchLayout:
 
     def batch(self, buffer: Buffer) -> Any:
         """The batch as the space nests it, as views on the buffer."""
-        arrays = self.arrays(buffer)
-        return arrays[0] if self._is_plain else nest(self.space, arrays)
+        if self._is_plain:
+            leaf = self.leaves[0]
+            return np.ndarray((self.num, *leaf.shape), leaf.dtype, buffer, self.offsets[0])
+        return nest(self.space, self.arrays(buffer))
 
     def row(self, buffer: Buffer, index: int) -> Any:
         """One value, as views on the buffer (NumPy scalars for Discrete)."""
@@ -154,6 +156,21 @@ class StepLayout(BatchLayout):
         super().__init__(space if self.is_fixed else spaces.Tuple([]), num, offset=8 * num)
         self._ends = _aligned(self.end)
         self.size_bytes = _aligned(self._ends + 2 * num)
+
+    def unpack(self, body: Buffer) -> tuple[Any, Array, Array, Array]:
+        """(observations as a batch or None without a fixed size, rewards, terminated, truncated), as views on the body.
+
+        One call for the step path; WireError unless the body is of this layout.
+        """
+        num, ends = self.num, self._ends
+        if len(body) != self.size_bytes:
+            self.check(len(body))
+        return (
+            self.batch(body) if self.is_fixed else None,
+            np.ndarray((num,), np.float64, body, 0),
+            np.ndarray((num,), np.bool_, body, ends),
+            np.ndarray((num,), np.bool_, body, ends + num),
+        )
 
     def rewards(self, buffer: Buffer) -> Array:
         """(N,) float64."""
