@@ -96,7 +96,6 @@ BAD_REQUESTS: dict[str, tuple[Any, str]] = {
     "a negative lane": (Step(-1, 2), "seq"),
     "too few seeds": (Reset(0, 2, [1]), "misuse"),
     "a mask of another length": (Reset(0, 2, None, b"", b"\x01"), "misuse"),
-    "an empty mask": (Reset(0, 2, None, b"", bytes(2)), "misuse"),
     "options that are no dict": (Reset(0, 2, None, pack_tree([1])), "misuse"),
     "options that are no tree": (Reset(0, 2, None, b"\xc1\xc1"), "wire"),
     "a render without a mode": (Render(0, 2), "misuse"),
