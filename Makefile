@@ -1,12 +1,14 @@
 # make train   trains CartPole-v1 over HTTP, from nothing but Python
 # make test    everything that CI runs
-# make clean   removes what the two made
+# make trainers   the tests with other people's trainers (docs/trainers.md), in a venv of its own
+# make clean   removes what these made
 #
 # Variables: PYTHON=python3.12   TORCH_INDEX=https://download.pytorch.org/whl/cpu   PIP_FLAGS="--index-url …"
 #            TRAIN_FLAGS="--seed 1"   VENV=elsewhere
 
 PYTHON ?= python3
 VENV ?= .venv
+TRAINERS_VENV ?= .venv-trainers
 PIP_FLAGS ?=
 TORCH_INDEX ?=
 TRAIN_FLAGS ?=
@@ -14,7 +16,10 @@ TRAIN_FLAGS ?=
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
           $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_FLAGS)
 
-.PHONY: train test clean
+INSTALL_TRAINERS = $(TRAINERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+          --constraint constraints-trainers.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_FLAGS)
+
+.PHONY: train test trainers clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.installed-train
@@ -22,6 +27,16 @@ train: $(VENV)/.installed-train
 
 test: $(VENV)/.installed-dev
 	PYTHON=$(abspath $(VENV))/bin/python ./check
+
+trainers: $(TRAINERS_VENV)/.installed
+	OMP_NUM_THREADS=1 $(TRAINERS_VENV)/bin/python -m pytest -m trainers tests/adapters
+
+$(TRAINERS_VENV)/.installed: pyproject.toml constraints-trainers.txt
+	@$(MAKE) --no-print-directory VENV=$(TRAINERS_VENV) $(TRAINERS_VENV)/.made
+	@echo "installing torch and the trainers into $(TRAINERS_VENV) (the first time takes minutes)"
+	$(INSTALL_TRAINERS) torch
+	$(INSTALL_TRAINERS) --editable '.[sb3,torchrl,tianshou,rllib,trainers-dev]'
+	@touch $@
 
 $(VENV)/.installed-train: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "installing multiserverrl and torch into $(VENV) (the first time takes minutes)"
@@ -46,5 +61,5 @@ $(VENV)/.made:
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(TRAINERS_VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests docs examples -name __pycache__ -type d -prune -exec rm -rf {} +
