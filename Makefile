@@ -16,6 +16,8 @@ TRAIN_FLAGS ?=
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
           $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_FLAGS)
 
+# What the trainers themselves do that is deprecated is no fault of ours.
+OTHERS_WARNINGS = -W ignore::DeprecationWarning -W ignore::FutureWarning
 INSTALL_TRAINERS = $(TRAINERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
           --constraint constraints-trainers.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_FLAGS)
 
@@ -29,7 +31,7 @@ test: $(VENV)/.installed-dev
 	PYTHON=$(abspath $(VENV))/bin/python ./check
 
 trainers: $(TRAINERS_VENV)/.installed
-	OMP_NUM_THREADS=1 $(TRAINERS_VENV)/bin/python -m pytest -m trainers tests/adapters
+	OMP_NUM_THREADS=1 $(TRAINERS_VENV)/bin/python -m pytest -m trainers tests/adapters $(OTHERS_WARNINGS)
 
 $(TRAINERS_VENV)/.installed: pyproject.toml constraints-trainers.txt
 	@$(MAKE) --no-print-directory VENV=$(TRAINERS_VENV) $(TRAINERS_VENV)/.made
