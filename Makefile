@@ -38,6 +38,7 @@ $(TRAINERS_VENV)/.installed: pyproject.toml constraints-trainers.txt
 	@echo "installing torch and the trainers into $(TRAINERS_VENV) (the first time takes minutes)"
 	$(INSTALL_TRAINERS) torch
 	$(INSTALL_TRAINERS) --editable '.[sb3,torchrl,tianshou,rllib,trainers-dev]'
+	$(INSTALL_TRAINERS) --no-deps --ignore-requires-python cleanrl  # one script of it is run, on newer versions than it names
 	@touch $@
 
 $(VENV)/.installed-train: $(VENV)/.made pyproject.toml constraints.txt
