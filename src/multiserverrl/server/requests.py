@@ -42,7 +42,8 @@ class Requests:
             return
         state: ServerLane | None = None
         try:
-            state = self._lane_of(session, connection, request)
+            session.state.check_holder(connection)
+            state = session.state.lane(request.lane)
             lane = session.lanes[request.lane]
             if not lane.is_plain():
                 self._spawn(self._reply(session, connection, frame, reply))
