@@ -30,7 +30,7 @@ from multiserverrl.server.commands import (
 )
 from multiserverrl.wire.messages import EnvInfo
 
-__all__ = ["Worker", "WorkerDied", "WorkerPool"]
+__all__ = ["OnReply", "Worker", "WorkerDied", "WorkerPool"]
 
 _BACK_OFF_S = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STABLE_AFTER_S = 60.0
