@@ -52,7 +52,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         waiting = self._waiting
         if not waiting and not self._parts:
             payload = _only_message(data)
-            if payload is not None:
+            if payload is not None and len(payload) <= self.config.ws_max_size:
                 self._on_message(payload)
                 return
         waiting += data
