@@ -61,6 +61,7 @@ async def _serve(front: FrontConfig, listener: socket.socket, status: int) -> No
     config = front.server
     pool = WorkerPool(config.num_workers, start_deadline_s=config.start_deadline_s)
     sessions = Sessions(config, pool)
+    ticking = asyncio.create_task(_tick(sessions, pool))  # first of all: an env may hang when it is made
     try:
         try:
             await pool.start()
@@ -69,14 +70,11 @@ async def _serve(front: FrontConfig, listener: socket.socket, status: int) -> No
             _tell(status, Ready(error.code, error.headline))
             return
         server = _Server(_uvicorn_config(front, sessions))
-        ticking = asyncio.create_task(_tick(sessions, pool))
         _drain_on_signal(server, sessions, config.drain_s)
         _tell(status, Ready())
-        try:
-            await server.serve(sockets=[listener])
-        finally:
-            ticking.cancel()
+        await server.serve(sockets=[listener])
     finally:
+        ticking.cancel()
         await pool.close()
 
 
@@ -117,8 +115,8 @@ async def _tick(sessions: Sessions, pool: WorkerPool) -> None:
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(_TICK_S)
-        pool.kill_overdue(loop.time())
-        await sessions.expire()
+        pool.kill_overdue(loop.time())  # nothing here may wait: deadlines are kept by this loop alone
+        sessions.expire()
 
 
 def _drain_on_signal(server: uvicorn.Server, sessions: Sessions, drain_s: float) -> None:
