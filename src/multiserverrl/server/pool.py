@@ -122,6 +122,9 @@ class Worker(asyncio.Protocol):
             self.child = start_child(
                 "multiserverrl.server.worker:run_worker", b"", name=f"env worker {self.index}", fds=[theirs.fileno()]
             )
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
         self.generation += 1
@@ -162,7 +165,7 @@ class Worker(asyncio.Protocol):
 
     def _exit_cause(self) -> str:
         assert self.child is not None
-        code = self.child.wait(1.0)
+        code = self.child.wait(0.1)  # it ends as it closes its socket; the front has others to serve
         if code is None:
             self.child.kill()
             return "it closed its socket"
@@ -254,7 +257,11 @@ class WorkerPool:
         await asyncio.sleep(_BACK_OFF_S[min(len(recent), len(_BACK_OFF_S) - 1)])
         if self._is_closing:
             return
-        await worker.start()
+        try:
+            await worker.start()
+        except OSError as error:  # no process or descriptor is to be had now: try again, with the next pause
+            self._died(worker, f"it could not be started: {error}")
+            return
         self.restarts += 1
         log("env_worker_restarted", worker=worker.index, starts=worker.generation)
 
