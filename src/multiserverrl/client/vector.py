@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         mode, member = autoreset_of(autoreset_mode)
         config = RemoteConfig(env_id, mode, render_mode, on_fault, owner, wait_s, token, timeout_s, arguments)
         self._remotes = _opened([url] if isinstance(url, str) else list(url), num_envs, lanes, config)
+        self._asked: dict[str, Any] = {"url": url, "num_envs": num_envs, "lanes": lanes, "shared_memory": shared_memory}
         self._lanes = [lane for remote in self._remotes for lane in remote.lanes]
         ends = np.cumsum([lane.num_envs for lane in self._lanes]).tolist()
         self._rows = [slice(end - lane.num_envs, end) for lane, end in zip(self._lanes, ends, strict=True)]
@@ -204,6 +206,11 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         self._open()
         for lane, rows in zip(self._lanes, self._rows, strict=True):
             lane.call("set", name, list(values[rows]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled (or copied) as VirtualEnv is: the other one opens sessions of its own, without `owner`."""
+        config = {**self._remotes[0].config.copied(), "autoreset_mode": self.autoreset_mode.value}
+        return partial(type(self), **self._asked, **config), (), {"spec": self.spec}
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the sessions and free the envs at the servers."""
