@@ -30,6 +30,10 @@ where it parses, else text. `--config FILE` reads a TOML file with the fields of
 `[[wrapper]]` for each wrapper; flags win (one `--wrapper` replaces all of the file's), and an unknown key is refused
 by name.
 
+`--vector` serves native vector envs: a session gets one whole, on one env worker, with the autoreset mode that it has.
+An id gives it by its `vector_entry_point` (one that has nothing else needs no flag), a module or file by a class or
+function that takes `num_envs`. `--wrapper` then names wrappers of vector envs.
+
 ```toml
 env_ids = ["ALE/Pong-v5"]
 count = 8

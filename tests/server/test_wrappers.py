@@ -52,7 +52,7 @@ def test_an_env_that_is_made_anew_after_a_fault_is_wrapped_again() -> None:
         (WrapperConfig("nowhere_at_all:Wrapper"), "ModuleNotFoundError: No module named 'nowhere_at_all'"),
         (WrapperConfig("gymnasium.wrappers:TimeLimits"), "AttributeError: .*TimeLimits"),
         (WrapperConfig("gymnasium.wrappers:TimeLimit", {"steps": 3}), "TypeError: .*steps"),
-        (WrapperConfig("builtins:str"), "TypeError: it gave a str, which is no gymnasium.Env"),
+        (WrapperConfig("builtins:str"), "TypeError: it gave a str, which is no Env"),
     ],
     ids=["module", "class", "argument", "result"],
 )

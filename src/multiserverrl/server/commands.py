@@ -43,6 +43,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     """What an env worker is started with; not a message."""
 
     wrappers: tuple[WrapperConfig, ...] = ()
+    vector: bool = False
 
 
 class Probe(msgspec.Struct, array_like=True, frozen=True, tag="probe"):

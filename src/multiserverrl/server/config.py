@@ -40,6 +40,9 @@ class ServerConfig:
     servers: int = setting(
         1, "servers to start in separate processes, on ports PORT, PORT+1, …, each with --count environments"
     )
+    vector: bool = setting(
+        False, "serve native vector envs: the ids' vector_entry_point, or what makes one from num_envs"
+    )
     token_file: str | None = setting(None, "file that holds the token clients must show (or set MULTISERVERRL_TOKEN)")
     allow_host: str = setting("", "further Host names that requests may bear, separated by commas")
     allow_arg: str = setting("", "constructor arguments that clients may set, separated by commas")

@@ -21,6 +21,7 @@ from multiserverrl.errors import MultiServerRLError
 from multiserverrl.observe.log import log, log_to_stderr
 from multiserverrl.server.app import make_app
 from multiserverrl.server.auth import Door
+from multiserverrl.server.commands import WorkerConfig
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.pool import StartWorker, WorkerPool, worker_processes
 from multiserverrl.server.sessions import Sessions
@@ -55,7 +56,7 @@ def run_front(config: bytes, fds: list[int]) -> None:
             import uvloop
 
             uvloop.install()
-    start = worker_processes(front.server.wrappers)
+    start = worker_processes(WorkerConfig(front.server.wrappers, front.server.vector))
     asyncio.run(serve_front(front, listener, start, lambda ready: _tell(fds[1], ready), _call_on_signal))
 
 

@@ -29,7 +29,6 @@ from multiserverrl.server.commands import (
     decode_reply,
     pack,
 )
-from multiserverrl.server.config import WrapperConfig
 from multiserverrl.wire.messages import EnvInfo
 
 __all__ = ["StartWorker", "Worker", "WorkerDied", "WorkerHandle", "WorkerPool", "worker_processes"]
@@ -63,9 +62,9 @@ class WorkerHandle(Protocol):
 StartWorker = Callable[[int, socket.socket], WorkerHandle]
 
 
-def worker_processes(wrappers: tuple[WrapperConfig, ...] = ()) -> StartWorker:
+def worker_processes(worker_config: WorkerConfig | None = None) -> StartWorker:
     """A function that starts the env worker of an index, as a process that answers at the other end of a socket."""
-    config = msgspec.msgpack.encode(WorkerConfig(wrappers))
+    config = msgspec.msgpack.encode(worker_config or WorkerConfig())
 
     def start(index: int, door: socket.socket) -> WorkerHandle:
         return start_child(
@@ -232,8 +231,12 @@ class WorkerPool:
         assert isinstance(reply, Probed)
         return reply.env
 
-    def place(self, num_envs: int) -> list[tuple[Worker, int]]:
-        """Spread envs over the workers, fewest first; (worker, how many), counted until `release`."""
+    def place(self, num_envs: int, *, is_whole: bool = False) -> list[tuple[Worker, int]]:
+        """Spread envs over the workers, fewest first; (worker, how many), counted until `release`. Whole: on one."""
+        if is_whole:
+            only = min(self.workers, key=lambda candidate: candidate.num_envs)
+            only.num_envs += num_envs
+            return [(only, num_envs)]
         placed: dict[int, int] = {}
         for _ in range(num_envs):
             worker = min(self.workers, key=lambda candidate: candidate.num_envs)

@@ -33,6 +33,7 @@ from multiserverrl.server.commands import (
 )
 from multiserverrl.server.making import Source
 from multiserverrl.server.shard import Shard, as_unicode
+from multiserverrl.server.vectorshard import VectorShard
 from multiserverrl.wire.trees import unpack_tree
 
 __all__ = ["answer_commands", "run_worker"]
@@ -44,7 +45,7 @@ def run_worker(config: bytes, fds: list[int]) -> None:
     os.set_inheritable(fds[0], False)  # an env may start processes of its own
     os.dup2(2, 1)  # an env that prints must not write where a program reads
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    answer_commands(socket.socket(fileno=fds[0]), Source(worker_config.wrappers))
+    answer_commands(socket.socket(fileno=fds[0]), Source(worker_config.wrappers, worker_config.vector))
 
 
 def answer_commands(door: socket.socket, source: Source) -> None:
@@ -78,7 +79,7 @@ def _commands(door: socket.socket) -> Any:
 class _Worker:
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.shards: dict[int, Shard] = {}
+        self.shards: dict[int, Shard | VectorShard] = {}
         self.last_step = b"", StepShard(-1)  # the same few bytes again and again: decoded once
 
     def answer(self, content: bytes) -> Reply:
@@ -115,7 +116,10 @@ class _Worker:
             values = unpack_tree(command.values) if command.values else None
             return Done(values=self.shards[command.shard].call(command.kind, command.name, values))
         if isinstance(command, MakeShard):
-            self.shards[command.shard] = Shard(command, self.source.maker(command))
+            if command.env.autoreset_modes:
+                self.shards[command.shard] = VectorShard(command, self.source.vector_maker(command))
+            else:
+                self.shards[command.shard] = Shard(command, self.source.maker(command))
             return Done()
         if isinstance(command, DropShard):
             shard = self.shards.pop(command.shard, None)

@@ -35,12 +35,13 @@ def serving_from_thread(make: Callable[..., Any], *, env_id: str = "Env", **sett
         with serving_from_thread(lambda: MyEnv(size=3)) as url:
             env = VirtualEnv(url)
 
-    `make` is called in another thread: with `render_mode` when a client asks for one, and with the arguments
-    that `allow_arg` lets clients set. `settings` are ServerConfig's; without them: 8 environments on 1 worker.
+    `make` is called in another thread: with `render_mode` when a client asks for one, with the arguments that
+    `allow_arg` lets clients set, and with `vector=True` for a native vector env of `num_envs` envs.
+    `settings` are ServerConfig's; without them: 8 environments on 1 worker.
     """
     given = {"host": "127.0.0.1", "port": 0, "count": 8, "workers": 1, **settings, "env_ids": (env_id,)}
     config = ServerConfig(**given)
-    server = _ServerThread(config, Source(config.wrappers, lambda env_id: make))
+    server = _ServerThread(config, Source(config.wrappers, config.vector, make))
     try:
         yield server.url()
     finally:
