@@ -185,3 +185,16 @@ def test_it_may_be_closed_before_it_was_reset_and_is_then_closed(url: str) -> No
 def test_settings_that_cannot_be_are_refused(url: str, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):
         VirtualVectorEnv(url, SCRIPTED, **settings)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 17])
+def test_arrays_are_aligned_writable_and_the_callers_own(url: str, num_envs: int) -> None:
+    envs = VirtualVectorEnv(url, "CartPole-v1", num_envs, autoreset_mode="same_step")
+    told: list[Any] = [envs.reset(seed=1)[0]]
+    for _ in range(30):
+        told += envs.step(np.ones(num_envs, int))[:4]
+    for array in told:
+        assert array.flags.aligned
+        assert array.flags.writeable
+    assert len({array.__array_interface__["data"][0] for array in told}) == len(told)
+    envs.close()

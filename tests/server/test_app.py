@@ -169,7 +169,7 @@ def test_malformed_json_is_refused_and_uses_no_seq_up(session: HttpSession, oper
     session.ask("reset")
     answer = request(session.url, "POST", f"{session.path}/{operation}", content, session.secret)
     assert answer.status in (400, 409, 422)
-    assert set(answer.json) == {"error", "message"} and answer.json["message"]
+    assert {"error", "message"} <= answer.json.keys() and answer.json["message"]
     assert session.ask("step", action=0).status == 200
 
 
@@ -178,7 +178,20 @@ def test_a_wrong_action_is_refused_and_steps_nothing(session: HttpSession, actio
     session.ask("reset", seed=1)
     answer = session.ask("step", action=action)
     assert (answer.status, answer.json["error"]) == (422, "action")
+    assert answer.json.get("is_final", False) is False
     assert session.ask("step", action=1).json["obs"][0] == 1.0
+
+
+def test_a_refusal_says_whether_its_seq_is_used_up_and_where_the_env_failed(session: HttpSession) -> None:
+    early = session.ask("step", action=1)
+    assert (early.status, early.json["is_final"], early.json["traceback"]) == (400, False, "")
+    session.ask("reset", options={"how": "reset", "at": 1})
+    session.ask("step", action=1)
+    failed = session.ask("reset")
+    assert (failed.status, failed.json["error"], failed.json["is_final"]) == (500, "env_fault", True)
+    assert "fail at reset" in failed.json["traceback"]
+    assert session.ask("reset", seq=session.seq + 1).json == failed.json
+    assert session.ask("reset", seq=session.seq + 2).status == 200
 
 
 def test_numbers_that_json_cannot_say_are_strings(url: str) -> None:

@@ -75,7 +75,7 @@ def test_an_env_that_breaks_every_episode_ends_the_evaluation() -> None:
 
 
 def run_until(
-    script: Script, weights: FakeWeights, reports: int, policy_path: Path | None = None
+    script: Script, weights: FakeWeights, reports: int, policy_path: Path | None = None, config: TrainConfig = CONFIG
 ) -> tuple[list[Evaluation], FakeCounters]:
     run, counters = FakeRun(set()), FakeCounters()
 
@@ -89,7 +89,7 @@ def run_until(
 
     evaluations = Evaluations(run)
     ends = counters.row("v"), run.control("v")
-    run_evaluator(CONFIG, TASK, script.open, weights, evaluations, *ends, policy_path=policy_path)
+    run_evaluator(config, TASK, script.open, weights, evaluations, *ends, policy_path=policy_path)
     return evaluations.reported, counters
 
 
@@ -128,6 +128,14 @@ def test_the_best_policy_is_kept_and_an_earlier_better_one_stays(tmp_path: Path)
     save_policy(path, Policy(CONFIG, TASK, some_weights(), version=9, mean=8.5))
     run_until(Script(num_envs=3), published(), reports=2, policy_path=path)
     assert load_policy(path).version == 9
+
+
+def test_weights_that_pass_are_kept_though_an_earlier_part_of_the_run_had_better_ones(tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    save_policy(path, Policy(CONFIG, TASK, some_weights(), version=9, mean=8.5))
+    passing = dataclasses.replace(CONFIG, stop_at_return=8.0)
+    run_until(Script(num_envs=3), published(), reports=1, policy_path=path, config=passing)
+    assert (load_policy(path).version, load_policy(path).mean) == (1, 8.0)
 
 
 def test_after_the_weights_that_pass_no_others_are_evaluated() -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from multiserverrl.client.link import Link
 from multiserverrl.client.transport import Address
 from multiserverrl.errors import ActionError, ConfigError, EnvFault, SessionLost, SessionTaken, SpaceError, WireError
+from multiserverrl.wire import frames
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import BatchLayout, StepLayout
 from multiserverrl.wire.messages import AUTORESET_MODES, PROTOCOL_VERSION, Call, Open, Render, Reset, Step, Stepped
@@ -181,8 +182,8 @@ class LaneEnvs:
 
     def send_packed(self, body: bytes, tree: bytes = b"") -> None:
         """Send actions that were packed before."""
-        index = self.index
-        self.remote.link.send(index, lambda seq: Step(index, seq, tree), body)
+        link, index = self.remote.link, self.index
+        link.send_frame(index, frames.encode(Step(index, link.lanes[index].seq + 1, tree), body))
 
     def send_reset(self, seeds: list[int | None] | None, options: bytes, mask: bytes | None) -> None:
         """Ask for a reset of the envs of the mask (None: all)."""

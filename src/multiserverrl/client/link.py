@@ -85,11 +85,13 @@ class Link:
 
     def send(self, lane: int, make: Callable[[int], Request], body: bytes = b"") -> None:
         """Send the request that `make` makes of its seq. A broken connection shows when the answer is received."""
+        self.send_frame(lane, frames.encode(make(self.lanes[lane].next_seq), body))
+
+    def send_frame(self, lane: int, frame: bytes) -> None:
+        """Send a frame that bears the lane's next seq."""
         if self._connection is None:
             self._check_not_ended()
-        state = self.lanes[lane]
-        frame = frames.encode(make(state.next_seq), body)
-        state.sent(frame)
+        self.lanes[lane].sent(frame)
         if self._connection is not None:
             try:
                 self._connection.send(frame)

@@ -31,6 +31,7 @@ MAX_MESSAGE_BYTES = 1 << 30  # no length beyond it is believed
 _ACCEPT_SALT = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _CONTINUATION, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x2, 0x8, 0x9, 0xA
 _CHUNK_BYTES = 1 << 16
+_LEAST_ROOM_BYTES = 1 << 12
 
 
 class ConnectionEnded(PeerError, ConnectionError):
@@ -126,6 +127,7 @@ class Connection:
     def __init__(self, address: Address, timeout_s: float) -> None:
         self._socket = address.connect(timeout_s)
         self._waiting = bytearray()
+        self._head_bytes, self._room = 4, _LEAST_ROOM_BYTES
         self._key = random.Random(os.urandom(16))
         try:
             self._upgrade(address)
@@ -158,12 +160,9 @@ class Connection:
     def receive(self) -> memoryview:
         """The next binary message, in a buffer of its own; pings are answered on the way."""
         if not self._waiting:
-            self._fill(2)
-            waiting = self._waiting
-            start = _start_of_only(waiting)
-            if start:  # the usual case: just one whole message has come; its buffer is given away
-                self._waiting = bytearray()
-                return memoryview(waiting)[start:]
+            only = self._receive_only()
+            if only is not None:
+                return only
         parts: list[memoryview] = []
         while True:
             opcode, is_last, payload = self._next_frame()
@@ -182,6 +181,25 @@ class Connection:
                 )
             elif opcode != _PONG:
                 raise ConnectionEnded(f"a WebSocket frame of unknown kind {opcode}")
+
+    def _receive_only(self) -> memoryview | None:
+        """The usual case: just one whole message comes, into a buffer that is given away; arrays in it are aligned.
+
+        Anything else is left in `_waiting`, and the answer is None. The room and the place for the head are
+        guessed from the message before.
+        """
+        buffer, begin = bytearray(self._room), 8 - self._head_bytes
+        try:
+            end = begin + self._received(self._socket.recv_into(memoryview(buffer)[begin:]))
+        except BlockingIOError as error:
+            raise TimeoutError("no answer in time") from error
+        start, size = _head(buffer, begin, end)
+        if not start or begin + start + size != end:
+            self._waiting = buffer[begin:end]
+            return None
+        self._head_bytes, self._room = start, max(_LEAST_ROOM_BYTES, size + size // 8)
+        payload = memoryview(buffer)[begin + start : end]
+        return payload if begin + start == 8 else memoryview(bytearray(payload))
 
     def has_message(self) -> bool:
         """Whether some of a message is here already, so that `receive` would wait for the rest of it at most."""
@@ -234,10 +252,7 @@ class Connection:
         """The payload behind a head of `start` bytes, in a buffer of its own."""
         waiting = self._waiting
         here = len(waiting) - start
-        if here == size:
-            self._waiting = bytearray()
-            return memoryview(waiting)[start:]
-        if here > size:
+        if here >= size:
             payload = memoryview(waiting[start : start + size])
             del waiting[: start + size]
             return payload
@@ -303,11 +318,11 @@ class Connection:
         raise WireError(f"{address} does not speak the env servers' WebSocket protocol (it answered {status!r})")
 
 
-def _start_of_only(waiting: bytearray) -> int:
-    """Where the payload begins, when these bytes are exactly one binary message of less than 64 KiB; else 0."""
-    size = waiting[1]
-    if waiting[0] != 0x80 | _BINARY:
-        return 0
-    if size == 126:
-        return 4 if len(waiting) >= 4 and len(waiting) - 4 == waiting[2] << 8 | waiting[3] else 0
-    return 2 if len(waiting) - 2 == size else 0
+def _head(buffer: bytearray, begin: int, end: int) -> tuple[int, int]:
+    """(bytes of the head, bytes of the payload) of a whole binary message's frame at `begin`; (0, 0) for another."""
+    if end - begin < 2 or buffer[begin] != 0x80 | _BINARY or buffer[begin + 1] == 127:
+        return 0, 0
+    size = buffer[begin + 1]
+    if size < 126:
+        return 2, size
+    return (4, buffer[begin + 2] << 8 | buffer[begin + 3]) if size == 126 and end - begin >= 4 else (0, 0)

@@ -11,8 +11,11 @@ __all__ = ["open_envs"]
 WAIT_FOR_A_PLACE_S = 30.0  # an older session of ours may just be closing
 
 
-def open_envs(url: str, env_id: str, num_envs: int, owner: str) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
-    """Envs of one session on the server at `url`; an empty `url` makes them in this process (for tests)."""
+def open_envs(url: str, env_id: str, num_envs: int, owner: str | None) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+    """Envs of one session on the server at `url`; an empty `url` makes them in this process (for tests).
+
+    An older session of the same `owner` ends; None: no other session does.
+    """
     if not url:
         return gymnasium.make_vec(
             env_id,

@@ -52,7 +52,7 @@ def evaluate(path: Path, launch: LaunchConfig, episodes: int) -> Score:
         num_envs = min(num_envs, place.offers[0].free)
         if num_envs == 0:
             raise ConfigError(f"no environment is free at {place.offers[0].url}")
-        envs = open_envs(place.offers[0].url, env_id, num_envs, owner="")
+        envs = open_envs(place.offers[0].url, env_id, num_envs, owner=None)
         try:
             seed = int(np.random.SeedSequence([policy.config.seed, _STREAM]).generate_state(1)[0])
             returns = greedy_returns(envs, policy, episodes, seed)

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -56,7 +57,7 @@ def make_app(sessions: Sessions, door: Door) -> App:
             Route("/v1/sessions/{session}", routes.close, methods=["DELETE"]),
             Route("/v1/sessions/{session}/{operation}", routes.operate, methods=["POST"]),
         ],
-        exception_handlers={MultiServerRLError: _refusal, Exception: _crash},
+        exception_handlers={MultiServerRLError: _refusal, HTTPException: _no_such_request, Exception: _crash},
     )
     stream = Stream(sessions, requests)
 
@@ -91,8 +92,8 @@ async def _refuse_at_the_door(scope: Scope, receive: Any, send: Any, error: Mult
     await response(scope, receive, send)
 
 
-def _error_response(error: MultiServerRLError) -> JSONResponse:
-    body = {"error": error.code, "message": error.headline}
+def _error_response(error: MultiServerRLError, **more: Any) -> JSONResponse:
+    body = {"error": error.code, "message": error.headline, **more}
     headers = {"Retry-After": "5"} if error.http_status == 503 else None
     return JSONResponse(body, error.http_status, headers)
 
@@ -100,6 +101,12 @@ def _error_response(error: MultiServerRLError) -> JSONResponse:
 async def _refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, MultiServerRLError)
     return _error_response(error)
+
+
+async def _no_such_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"there is no {request.method} {request.url.path} here (see /docs)"
+    return JSONResponse({"error": "misuse", "message": message}, error.status_code, error.headers)
 
 
 async def _crash(request: Request, error: Exception) -> Response:
@@ -180,7 +187,8 @@ class _Routes:
             await self._requests.perform(session, None, frames.encode(message, body))
         )
         if isinstance(answer, Refused):
-            raise error_for(answer.code, answer.message)
+            refusal = error_for(answer.code, answer.message)
+            return _error_response(refusal, is_final=answer.is_final, traceback=answer.traceback)
         if isinstance(answer, Rendered):
             return _rendered(answer, request.query_params.get("env", "0"))
         return JSONResponse(

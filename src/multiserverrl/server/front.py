@@ -75,6 +75,7 @@ async def serve_front(
     config = front.server
     pool = WorkerPool(config.num_workers, start_deadline_s=config.start_deadline_s, start=start_worker)
     sessions = Sessions(config, pool)
+    ticking = asyncio.create_task(_tick(sessions, pool))  # first of all: an env may hang when it is made
     try:
         try:
             await pool.start()
@@ -83,14 +84,11 @@ async def serve_front(
             tell(Ready(error.code, error.headline))
             return
         server = _Server(_uvicorn_config(front, sessions))
-        ticking = asyncio.create_task(_tick(sessions, pool))
         on_stop(_stopper(server, sessions, config.drain_s))
         tell(Ready())
-        try:
-            await server.serve(sockets=[listener])
-        finally:
-            ticking.cancel()
+        await server.serve(sockets=[listener])
     finally:
+        ticking.cancel()
         await pool.close()
 
 
@@ -131,8 +129,8 @@ async def _tick(sessions: Sessions, pool: WorkerPool) -> None:
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(_TICK_S)
-        pool.kill_overdue(loop.time())
-        await sessions.expire()
+        pool.kill_overdue(loop.time())  # nothing here may wait: deadlines are kept by this loop alone
+        sessions.expire()
 
 
 def _call_on_signal(stop: Callable[[], None]) -> None:

@@ -8,7 +8,6 @@ as faults; the other shards' trajectories go on untouched.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +29,7 @@ from multiserverrl.server.commands import (
     body_offset,
     pack,
 )
-from multiserverrl.server.pool import Worker, WorkerDied
+from multiserverrl.server.pool import OnReply, Worker, WorkerDied
 from multiserverrl.wire import frames
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import StepLayout
@@ -157,20 +156,19 @@ class Lane:
         shard = self._shards[0]
         return len(self._shards) == 1 and self.codec.layout is not None and not shard.broken and not shard.is_lost()
 
-    def step_plain(
-        self, request: Step, body: memoryview, finish: Callable[[bytes], None], fail: Callable[[str], None]
-    ) -> None:
-        """Every env once, on a plain lane: `finish` gets the answer, or `fail` why the worker died."""
+    def step_plain(self, body: memoryview, on_reply: OnReply) -> None:
+        """Every env once, on a plain lane; `on_reply` gets what the worker says, or WorkerDied."""
         self._actions[:] = body
         shard = self._shards[0]
-
-        def on_reply(reply: Reply | WorkerDied) -> None:
-            if isinstance(reply, WorkerDied):
-                fail(str(reply))
-            else:
-                finish(self._answer(request, [reply]))
-
         shard.worker.post(shard.step_command, self.config.step_deadline_s, on_reply)
+
+    def answer_plain(self, request: Step, reply: Reply) -> bytes:
+        """The answer to a plain step."""
+        if type(reply) is not Done or reply.values or self._ended is not None:
+            return self._answer(request, [reply])
+        self._last_body = body = bytes(self._body)
+        infos, finals = [reply.infos] if reply.infos else [], [reply.finals] if reply.finals is not None else []
+        return frames.encode(Stepped(self.index, request.seq, infos, [], finals), body)
 
     async def recover_plain(self, request: Step, cause: str) -> bytes:
         """The answer to a plain step whose worker died."""

@@ -87,7 +87,10 @@ def _operation(
         "summary": summary,
         "responses": {
             status: {"description": answer},
-            "default": {"description": "refused: JSON with error (a code) and message (what was wrong, what to do)"},
+            "default": {
+                "description": "refused: JSON with error (a code) and message (what was wrong, what to do); where a "
+                "request bore a seq also is_final (true: the seq is used up) and the env's traceback"
+            },
         },
     }
     if parameters:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -31,7 +33,7 @@ from multiserverrl.server.commands import (
 )
 from multiserverrl.wire.messages import EnvInfo
 
-__all__ = ["StartWorker", "Worker", "WorkerDied", "WorkerHandle", "WorkerPool", "worker_processes"]
+__all__ = ["OnReply", "StartWorker", "Worker", "WorkerDied", "WorkerHandle", "WorkerPool", "worker_processes"]
 
 _BACK_OFF_S = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STABLE_AFTER_S = 60.0
@@ -85,6 +87,7 @@ class Worker(asyncio.Protocol):
         self.is_up = asyncio.Event()
         self.failure_cause = ""  # set when it is killed on purpose
         self._transport: asyncio.Transport | None = None
+        self._fd = -1
         self._waiting: deque[tuple[OnReply, float]] = deque()
         self._head_since = 0.0
         self._arrived = bytearray()
@@ -98,7 +101,16 @@ class Worker(asyncio.Protocol):
         if not self._waiting:
             self._head_since = self._loop.time()
         self._waiting.append((on_reply, deadline_s))
-        self._transport.write(command)
+        if self._fd >= 0 and not self._transport.get_write_buffer_size():
+            command = command[self._written(command) :]  # at once: the transport would wait for our caller to return
+        if command:
+            self._transport.write(command)
+
+    def _written(self, command: bytes) -> int:
+        try:
+            return os.write(self._fd, command)
+        except OSError:  # full, or broken: the transport finds out
+            return 0
 
     def call(self, command: bytes, deadline_s: float) -> asyncio.Future[Reply]:
         """Like `post`; the future gives the reply, or raises WorkerDied."""
@@ -149,6 +161,7 @@ class Worker(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._fd = self._transport.get_extra_info("socket").fileno() if sys.platform != "win32" else -1
 
     def data_received(self, data: bytes) -> None:
         arrived = self._arrived
@@ -168,7 +181,7 @@ class Worker(asyncio.Protocol):
         on_reply(decode_reply(content))
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
+        self._transport, self._fd = None, -1
         self.is_up.clear()
         cause = self.failure_cause or self._exit_cause()
         waiting, self._waiting = self._waiting, deque()

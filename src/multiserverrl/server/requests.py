@@ -12,6 +12,7 @@ from typing import Any
 
 from multiserverrl.errors import EnvFault, MultiServerRLError, NotAllowedError, WireError
 from multiserverrl.observe.log import log
+from multiserverrl.server.commands import Reply
 from multiserverrl.server.lane import Lane
 from multiserverrl.server.pool import WorkerDied
 from multiserverrl.server.sessions import LiveSession, Sessions
@@ -42,7 +43,8 @@ class Requests:
             return
         state: ServerLane | None = None
         try:
-            state = self._lane_of(session, connection, request)
+            session.state.check_holder(connection)
+            state = session.state.lane(request.lane)
             lane = session.lanes[request.lane]
             if not lane.is_plain():
                 self._spawn(self._reply(session, connection, frame, reply))
@@ -70,17 +72,28 @@ class Requests:
             reply(self._withdrawn(session, state, request, error))
             return
 
-        def finish(answer: bytes) -> None:
+        def on_reply(told: Reply | WorkerDied) -> None:
+            if isinstance(told, WorkerDied):
+                self._spawn(self._recover_plain(session, lane, state, request, str(told), reply))
+                return
+            answer = lane.answer_plain(request, told)
             reply(answer)  # first: the client works while we keep our books
             self._finished(session, state, request, answer)
 
-        def fail(cause: str) -> None:
-            self._spawn(recover(cause))
+        lane.step_plain(body, on_reply)
 
-        async def recover(cause: str) -> None:
-            finish(await self._final_answer(session, request, lane.recover_plain(request, cause)))
-
-        lane.step_plain(request, body, finish, fail)
+    async def _recover_plain(
+        self,
+        session: LiveSession,
+        lane: Lane,
+        state: ServerLane,
+        request: Step,
+        cause: str,
+        reply: Callable[[bytes], None],
+    ) -> None:
+        answer = await self._final_answer(session, request, lane.recover_plain(request, cause))
+        reply(answer)
+        self._finished(session, state, request, answer)
 
     async def _reply(self, session: LiveSession, connection: int, frame: bytes, reply: Callable[[bytes], None]) -> None:
         reply(await self.perform(session, connection, frame))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import math
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -63,6 +64,7 @@ class Sessions:
         self.fence: Callable[[int], None] = lambda connection: None  # set by the stream: closes that connection
         self._probed: dict[tuple[str, str | None, bytes], EnvInfo] = {}
         self._freed = asyncio.Condition()
+        self._closing: set[asyncio.Task[None]] = set()
         self._now = asyncio.get_running_loop().time
 
     async def learn_envs(self) -> None:
@@ -136,8 +138,8 @@ class Sessions:
             raise ServerFull(
                 f"{request.num_envs} environments were asked for; this server has {self.config.count} in all (--count)"
             )
-        if not request.wait_s >= 0:
-            raise ConfigError(f"wait_s must be at least 0 seconds, not {request.wait_s}")
+        if not 0 <= request.wait_s < math.inf:
+            raise ConfigError(f"wait_s must be a number of seconds, at least 0, not {request.wait_s}")
         lanes = request.lanes or [request.num_envs]
         if min(lanes) < 1 or sum(lanes) != request.num_envs:
             raise ConfigError(f"the lanes {lanes} must be of at least 1 env and together have {request.num_envs}")
@@ -191,8 +193,7 @@ class Sessions:
         for session in list(self.live.values())[:8]:
             ends = session.state.expires_at(self.config.time_to_live_s, self.config.idle_s)
             until = "while it is connected" if ends is None else f"for {max(0.0, ends - now):.0f} s at most"
-            name = session.state.owner or f"session {session.state.id}"
-            held.append(f"{name} holds {session.num_envs} {until}")
+            held.append(f"session {session.state.id} holds {session.num_envs} {until}")  # an owner's key closes it
         return f"{num_envs} environments were asked for, {free} of {self.config.count} are free: {'; '.join(held)}"
 
     async def _give_back(self, num_envs: int) -> None:
@@ -226,12 +227,29 @@ class Sessions:
         session.state.detach(connection, self._now())
 
     async def close(self, session: LiveSession, reason: str, *, from_lane: int | None = None) -> None:
-        """End a session and free its envs, when the requests that run on its lanes have ended (but for `from_lane`)."""
+        """End a session and free its envs, when the requests that run on its lanes have ended (but for `from_lane`).
+
+        Who waits for it may be cancelled: the envs are closed all the same.
+        """
+        closing = self._begin_close(session, reason, from_lane)
+        if closing is not None:
+            await asyncio.shield(closing)
+
+    def _begin_close(
+        self, session: LiveSession, reason: str, from_lane: int | None = None
+    ) -> asyncio.Task[None] | None:
+        """The session is gone at once; its envs are free when the task has ended. None when it was gone before."""
         if self.live.pop(session.state.id, None) is None:
-            return
+            return None
         log("session_closed", session=session.state.id, reason=reason)
         if session.state.connection is not None and reason != "closed by its client":
             self.fence(session.state.connection)
+        closing = asyncio.get_running_loop().create_task(self._free(session, from_lane))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        return closing
+
+    async def _free(self, session: LiveSession, from_lane: int | None) -> None:
         try:
             await self._until_idle(session, from_lane)
             await asyncio.gather(*(lane.close() for lane in session.lanes), return_exceptions=True)
@@ -251,13 +269,13 @@ class Sessions:
         for session in [live for live in self.live.values() if live.state.owner == owner]:
             await self.close(session, "its owner opened another")
 
-    async def expire(self) -> None:
-        """Close every session whose time is over."""
+    def expire(self) -> None:
+        """Begin to close every session whose time is over; an env that is slow to close keeps nobody waiting."""
         now = self._now()
         for session in list(self.live.values()):
             ends = session.state.expires_at(self.config.time_to_live_s, self.config.idle_s)
             if ends is not None and ends <= now:
-                await self.close(session, "its time was over")
+                self._begin_close(session, "its time was over")
 
     def is_busy(self) -> bool:
         """Whether any request runs."""

@@ -183,7 +183,8 @@ class Shard:
         rows = slice(self.spec.first, self.spec.first + self.spec.count)
         try:
             self._rewards[rows] = self._rewards_now
-            self._terminated[rows], self._truncated[rows] = self._terms, self._truncs
+            self._terminated[rows] = self._terms if True in self._terms else False
+            self._truncated[rows] = self._truncs if True in self._truncs else False
         except (TypeError, ValueError):
             for index in range(self.spec.count):
                 self._check_numbers(index)
@@ -199,11 +200,13 @@ class Shard:
 
     def _write_stacked(self, rows: np.ndarray[Any, Any]) -> bool:
         """All observations in one go, when each is just the array that the space says."""
-        shape, dtype = self._leaf_shape, rows.dtype
-        for obs in self._observations:
-            if type(obs) is not np.ndarray or obs.shape != shape or obs.dtype != dtype:
+        observations, count = self._observations, self.spec.count
+        try:
+            if [obs.shape for obs in observations].count(self._leaf_shape) != count:
                 return False
-        np.concatenate(self._observations, out=rows)
+            np.concatenate(observations, out=rows, casting="no")
+        except (AttributeError, TypeError):  # not an array, or not of the space's dtype
+            return False
         return True
 
     def reset(self, seeds: list[int | None] | None, options: Any, mask: bytes | None) -> Done:

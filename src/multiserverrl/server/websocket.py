@@ -50,13 +50,12 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             super().data_received(data)
             return
         waiting = self._waiting
-        if waiting:
-            waiting += data
-        else:
-            end = self._one_frame(data)
-            if end == len(data):  # the usual case: just one whole message
+        if not waiting and not self._parts:
+            payload = _only_message(data)
+            if payload is not None and len(payload) <= self.config.ws_max_size:
+                self._on_message(payload)
                 return
-            waiting = bytearray(data[end:])
+        waiting += data
         while waiting and (end := self._one_frame(waiting)):
             del waiting[:end]
         self._waiting = waiting if not self.close_sent else bytearray()
@@ -144,6 +143,18 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self.transport.resume_reading()
+
+
+def _only_message(data: bytes) -> bytes | None:
+    """The payload, when these bytes are exactly one masked binary message of less than 64 KiB: the usual case."""
+    if len(data) < 6 or data[0] != 0x80 | _BINARY or data[1] < 0x80:
+        return None
+    size, start = data[1] & 0x7F, 2
+    if size == 126:
+        size, start = data[2] << 8 | data[3], 4
+    if size == 127 or len(data) != start + 4 + size:
+        return None
+    return _unmasked(data[start : start + 4], data[start + 4 :])
 
 
 def _unmasked(key: bytes | bytearray, payload: bytes | bytearray) -> bytes:

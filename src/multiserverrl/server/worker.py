@@ -70,9 +70,12 @@ def _commands(door: socket.socket) -> Any:
             content = bytes(waiting[LENGTH.size : end])
             del waiting[:end]
             yield content
-        arrived = door.recv(1 << 18)
+        arrived = door.recv(1 << 16)
         if not arrived:
             return
+        if not waiting and len(arrived) >= LENGTH.size and len(arrived) == LENGTH.size + LENGTH.unpack_from(arrived)[0]:
+            yield arrived[LENGTH.size :]  # the usual case: one whole command
+            continue
         waiting += arrived
 
 

@@ -77,7 +77,7 @@ def run_evaluator(
 ) -> None:
     """Evaluate the newest weights again and again until the run stops; after `stop_at_return` is reached, no more.
 
-    The best snapshot so far is at `policy_path` before its evaluation is reported. With
+    The best snapshot so far, or the one that passed, is at `policy_path` before its evaluation is reported. With
     `borrows_envs` the explorer (`lends_envs`) gives its envs up for the time of an evaluation.
     """
     places = _Places(config, task, make_envs, counters, control, borrows_envs)
@@ -92,12 +92,12 @@ def run_evaluator(
             policy = _newer_policy(config, task, weights, version, control)
             version = policy.version
             evaluation = _evaluation(policy, places.play(policy))
-            if policy_path is not None and evaluation.mean >= best:
+            has_passed = config.stop_at_return is not None and evaluation.mean >= config.stop_at_return
+            if policy_path is not None and (evaluation.mean >= best or has_passed):
                 save_policy(policy_path, dataclasses.replace(policy, mean=evaluation.mean))
             best = max(best, evaluation.mean)
             evaluations.report(evaluation)
             counters.add("evaluations", 1)
-            has_passed = config.stop_at_return is not None and evaluation.mean >= config.stop_at_return
             sleep_unless_stopping(math.inf if has_passed else config.eval_every_s, control)
     except Stopped:
         pass
