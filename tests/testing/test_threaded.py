@@ -89,6 +89,27 @@ def test_an_env_that_ends_its_thread_is_a_fault_and_a_new_worker_goes_on() -> No
         env.reset(seed=0)
 
 
+def test_an_env_that_hangs_is_a_fault_at_its_deadline_though_its_thread_cannot_be_killed() -> None:
+    may_return = threading.Event()
+
+    class Hangs(Scripted):
+        def step(self, action: np.int64) -> Any:
+            may_return.wait(60)
+            return super().step(action)
+
+    threads = set(threading.enumerate())
+    with serving_from_thread(Hangs, step_deadline_s=0.2) as url, msr.VirtualEnv(url) as env:
+        env.reset(seed=0)
+        with pytest.raises(EnvFault, match="step deadline"):
+            env.step(0)
+        may_return.set()
+        env.reset(seed=0)
+        assert env.step(0)[4] == {"steps": 1}
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(20)
+    assert set(threading.enumerate()) == threads
+
+
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
