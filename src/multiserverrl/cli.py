@@ -24,7 +24,9 @@ ENV_ID_HELP = "a registered Gymnasium id, module:Env-v0, or path/to/file.py:EnvC
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0, 1 (it went wrong), 2 (it was asked wrongly), or 128 + a signal."""
-    namespace = _parser().parse_args(arguments)
+    namespace, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        namespace.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         code: int = namespace.command(namespace)
         sys.stdout.flush()
@@ -64,7 +66,7 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument("--wrapper", action=_InOrder, dest="wrappers", default=[], metavar="MODULE:CLASS", help=text)
     text = "argument of the --wrapper before it; the value is JSON where it parses, else text (repeatable)"
     serve.add_argument("--wrapper-arg", action=_InOrder, dest="wrappers", metavar="KEY=VALUE", help=text)
-    serve.set_defaults(command=_serve)
+    serve.set_defaults(command=_serve, parser=serve)
 
 
 class _InOrder(argparse.Action):
@@ -84,7 +86,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument("env_id", nargs="?", metavar="ENV_ID", help=text)
     add_flags(train.add_argument_group("where the environments are, where the run is kept"), LaunchConfig)
     add_flags(train.add_argument_group("how to train"), TrainConfig)
-    train.set_defaults(command=_train)
+    train.set_defaults(command=_train, parser=train)
 
 
 def _add_eval(commands: Any) -> None:
@@ -94,7 +96,7 @@ def _add_eval(commands: Any) -> None:
     evaluation.add_argument("--episodes", type=int, default=100, help="episodes to play (default 100)")
     evaluation.add_argument("--json", action="store_true", help="print one JSON object")
     add_flags(evaluation, LaunchConfig, skip=("servers", "count", "run_dir", "resume"))
-    evaluation.set_defaults(command=_eval)
+    evaluation.set_defaults(command=_eval, parser=evaluation)
 
 
 def _serve(namespace: argparse.Namespace) -> int:
@@ -169,7 +171,8 @@ def _require_train_extra() -> None:
 
     missing = [name for name in ("torch", "safetensors") if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"training needs {' and '.join(missing)}: pip install 'multiserverrl[train]'")
+        how = "pip install 'multiserverrl[train]' (in a checkout: pip install -e '.[train]')"
+        raise ConfigError(f"training needs {' and '.join(missing)}: {how}")
 
 
 def _version() -> str:

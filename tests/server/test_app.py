@@ -280,8 +280,10 @@ def test_every_route_of_the_openapi_document_answers(url: str, session: HttpSess
 
 
 def test_an_unknown_path_or_method_is_refused(url: str) -> None:
-    assert request(url, "GET", "/nowhere").status == 404
-    assert request(url, "PUT", "/v1/sessions").status == 405
+    for method, path, status in (("GET", "/nowhere", 404), ("PUT", "/v1/sessions", 405)):
+        answer = request(url, method, path)
+        assert (answer.status, answer.json["error"]) == (status, "misuse")
+        assert f"{method} {path}" in answer.json["message"]
 
 
 def test_a_body_beyond_the_limit_is_refused_before_it_is_read_whole(small: str) -> None:

@@ -200,7 +200,7 @@ def unused_ports() -> int:
 
 def test_the_announcement_can_be_pasted() -> None:
     with served("--count", "3", "--workers", "1") as server:
-        assert f"serving {SCRIPTED} on {server.url}: 3 environments each, 1 env worker(s) each" in server.announced
+        assert f"serving {SCRIPTED} on {server.url}: 3 at once, 1 env worker" in server.announced
         port = urlsplit(server.url).port
         assert f"multiserverrl train --host 127.0.0.1 --port {port}" in server.pasted
         assert describe(server.url).free == 3

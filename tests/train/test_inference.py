@@ -70,6 +70,12 @@ def served(
     return server, counters
 
 
+def test_epsilon_is_told_before_the_first_actions() -> None:
+    config = TrainConfig(hidden="8", epsilon_start=0.8, epsilon_end=0.0, epsilon_steps=100)
+    _, counters = served([], num_envs=2, config=config, env_steps=50)
+    assert counters.get("epsilon") == 0.4
+
+
 def test_each_group_gets_the_actions_of_its_own_observations() -> None:
     asked = [request(4, 3), request(2, 5), request(7, 1)]
     server, counters = served([asked], num_envs=18)

@@ -14,13 +14,16 @@ Transition = tuple[np.ndarray, int, float, np.ndarray, bool, bool]
 
 def open_virtual_env(host: str, port: int, wait_s: float = 60.0) -> multiserverrl.VirtualEnv:
     """Tries for `wait_s`, because the server may still be starting."""
-    deadline = time.monotonic() + wait_s
+    deadline, has_said = time.monotonic() + wait_s, False
     while True:
         try:
             return multiserverrl.VirtualEnv(f"http://{host}:{port}")
         except ConnectionError:
             if time.monotonic() > deadline:
                 raise
+            if not has_said:
+                print(f"nobody answers at {host}:{port} yet; waiting for server.py", flush=True)
+                has_said = True
             time.sleep(0.2)
 
 

@@ -19,7 +19,7 @@ class LaunchConfig:
     """With neither host nor port, an embedded server serves the env on a free loopback port."""
 
     env_id: str | None = None
-    host: str | None = setting(None, "train on the env server at this host (default localhost where --port is given)")
+    host: str | None = setting(None, "use the env server at this host (default localhost where --port is given)")
     port: int | None = setting(None, f"its port (default {DEFAULT_PORT} where --host is given)")
     servers: int = setting(1, "env servers to use, on ports PORT, PORT+1, …")
     count: int | None = setting(

@@ -64,7 +64,7 @@ class ServerConfig:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"--{name.replace('_', '-')} must be more than 0 seconds, not {getattr(self, name)}")
         if not 0 <= self.port <= 65535 or self.port + self.servers - 1 > 65535:
-            raise ConfigError(f"--port must be between 0 and 65535 for all {self.servers} server(s), not {self.port}")
+            raise ConfigError(f"--port must be between 0 and {65536 - self.servers}, not {self.port}")
         if not self.env_ids:
             raise ConfigError("name at least one environment to serve, for example CartPole-v1")
         if len(set(self.env_ids)) != len(self.env_ids):

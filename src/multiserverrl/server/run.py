@@ -240,7 +240,8 @@ def _announce(config: ServerConfig, server: RunningServer) -> None:
     host, port = config.host, server._fronts[0].config.port
     envs = ", ".join(config.env_ids)
     where = server.urls[0] if len(server.urls) == 1 else f"{server.urls[0]} … {server.urls[-1]}"
-    print(f"serving {envs} on {where}: {config.count} environments each, {config.num_workers} env worker(s) each")
+    size = f"{config.count} at once, {config.num_workers} env worker{'s' if config.num_workers > 1 else ''}"
+    print(f"serving {envs} on {where}: {size}{' for each server' if config.servers > 1 else ''}")
     parts = ["multiserverrl train", f"--host {host}", f"--port {port}"]
     if len(config.env_ids) > 1:
         parts.insert(1, config.env_ids[0])

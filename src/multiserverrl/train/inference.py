@@ -37,6 +37,7 @@ def run_inference(
     rng = exploration_rng(config.seed, int(counters.get("env_steps")))
     complete = min(config.inference_batch, -(-num_envs // 2))
     snapshot: Snapshot | None = None
+    counters.set("epsilon", algorithm.exploration(int(counters.get("env_steps"))))  # shown before the first actions
     control.ready()
     try:
         while not control.is_stopping():
