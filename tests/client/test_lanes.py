@@ -10,10 +10,11 @@ from gymnasium.error import AlreadyPendingCallError, NoAsyncCallError
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from multiserverrl.client.vector import VirtualVectorEnv
-from multiserverrl.errors import ActionError, ConfigError, SpaceError
+from multiserverrl.errors import ActionError, ConfigError, EnvFault, SeqError, SpaceError, WireError
 from multiserverrl.testing.contract import VECTOR_CLAIMS, assert_same
 from multiserverrl.testing.envs import DictObs, Scripted, TextObs, count_of
 from multiserverrl.testing.serving import serving
+from multiserverrl.wire.trees import pack_tree
 from tests.client.conftest import ENVS
 
 SCRIPTED = f"{ENVS}:Scripted"
@@ -136,4 +137,45 @@ def test_lanes_go_on_over_a_new_connection(url: str) -> None:
         envs.send(np.zeros(4, int))
         envs._remotes[0].link._drop()
         assert envs.recv(4)[0][:, 0].tolist() == [step] * 4
+    envs.close()
+
+
+def test_a_message_too_large_on_one_lane_takes_nothing_from_another(tmp_path: Path) -> None:
+    with serving(SCRIPTED, count=2, workers=2, max_message_bytes=4096) as server:
+        envs = VirtualVectorEnv(server.url, num_envs=2, lanes=2)
+        slow = {"length": 100, "path": str(tmp_path / "steps"), "seed": 1, "how": "sleep", "at": 1, "sleep_s": 0.2}
+        envs.reset(seed=1, options=slow)
+        first, second = envs._lanes
+        first.send_step(np.zeros(1, np.int64))
+        second.send_reset(None, pack_tree({"large": np.zeros(5000)}), None)
+        assert first.take().observations[0, 0] == 1
+        with pytest.raises(WireError, match="too large"):
+            second.take()
+        first.send_step(np.zeros(1, np.int64))
+        assert first.take().observations[0, 0] == 2
+        assert count_of(tmp_path / "steps") == 2
+        envs.close()
+
+
+def test_a_request_does_not_pass_an_answer_that_waits(url: str) -> None:
+    envs = VirtualVectorEnv(url, SCRIPTED, 2, lanes=2, render_mode="rgb_array")
+    envs.reset(seed=1)
+    envs.send(np.zeros(2, int))
+    link = envs._remotes[0].link
+    while not (link.has_answer(0) and link.has_answer(1)):
+        link._receive_one()
+    with pytest.raises(SeqError, match="not taken yet"):
+        envs.render()
+    assert envs.recv(2)[0][:, 0].tolist() == [1, 1]
+    envs.close()
+
+
+def test_a_lane_that_fails_leaves_the_others_answers(url: str) -> None:
+    envs = VirtualVectorEnv(url, SCRIPTED, 2, lanes=2)
+    envs.reset(seed=5, options={"how": "raise", "at": 1, "seed": 6})
+    envs.send(np.zeros(2, int))
+    with pytest.raises(EnvFault, match="env 1 ended"):
+        envs.recv(2)
+    obs, _, _, _, infos = envs.recv()
+    assert (obs[0, 0], infos["env_id"].tolist()) == (1, [0])
     envs.close()

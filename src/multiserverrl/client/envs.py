@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+import msgspec
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
@@ -82,6 +83,7 @@ class RemoteEnvs:
     def ensure_open(self) -> None:
         """In the child of a fork, open a session of its own."""
         if self.link.is_forgotten():
+            self._request = msgspec.structs.replace(self._request, owner=None)  # the parent keeps its session
             self.link = Link(self.address, self._request, timeout_s=self.config.timeout_s)
 
     def reopen(self) -> None:
@@ -157,6 +159,7 @@ class LaneEnvs:
 
     def __init__(self, remote: RemoteEnvs, index: int, num_envs: int) -> None:
         self.remote, self.index, self.num_envs = remote, index, num_envs
+        self.first_row = 0  # among all envs of the virtual env
         self.codec = ActionCodec(remote.action_space, num_envs)
         self.layout = StepLayout(remote.observation_space, num_envs)
         self._final_layouts: dict[int, BatchLayout] = {}
@@ -229,7 +232,7 @@ class LaneEnvs:
     def _infos(self, answer: Stepped) -> dict[int, dict[str, Any]]:
         infos = rows_of(answer.infos)
         if self.remote.config.on_fault == "raise":
-            _raise_fault(infos)
+            _raise_fault(infos, self.first_row)
         return infos
 
     def _finals(self, answer: Stepped) -> dict[int, Any]:
@@ -250,11 +253,11 @@ class LaneEnvs:
         return [found.get(row) for row in range(self.num_envs)]
 
 
-def _raise_fault(infos: dict[int, dict[str, Any]]) -> None:
+def _raise_fault(infos: dict[int, dict[str, Any]], first_row: int) -> None:
     for row, info in infos.items():
         told = info.get("multiserverrl")
         if isinstance(told, dict) and "fault" in told:
-            raise EnvFault(f"env {row} ended by a fault: {told['fault']}", told.get("traceback", ""))
+            raise EnvFault(f"env {first_row + row} ended by a fault: {told['fault']}", told.get("traceback", ""))
 
 
 def rows_at(first: int, rows: dict[int, Any]) -> dict[int, Any]:

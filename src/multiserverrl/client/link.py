@@ -6,6 +6,7 @@ The only place that sends a request again, and always with the same seq: the ser
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import random
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 from multiserverrl.client.transport import Address, Connection, ConnectionEnded
 from multiserverrl.errors import (
     MultiServerRLError,
+    SeqError,
     ServerUnreachable,
     SessionLost,
     SessionTaken,
@@ -30,7 +32,8 @@ from multiserverrl.wire.session import ClientLane
 __all__ = ["Link"]
 
 _CLOSED_FENCED = 4001
-_CLOSED_FOR_GOOD = (1002, 1003, 1007, 1008, 1009, 4002)  # our bytes are not taken: sending them again changes nothing
+_CLOSED_TOO_LARGE = 1009
+_CLOSED_FOR_GOOD = (1002, 1003, 1007, 1008, 4002)  # our bytes are not taken: sending them again changes nothing
 _REFUSED_BUDGET_S = 5.0  # nobody listens: the server is gone, and with it the session
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 2.0
 _CLOSE_TIMEOUT_S = 5.0
@@ -91,6 +94,8 @@ class Link:
         """Send a frame that bears the lane's next seq."""
         if self._connection is None:
             self._check_not_ended()
+        if lane in self._arrived:  # it would be taken for the answer to this request
+            raise SeqError(f"the answer to seq {self.lanes[lane].seq} of lane {lane} was not taken yet")
         self.lanes[lane].sent(frame)
         if self._connection is not None:
             try:
@@ -107,6 +112,9 @@ class Link:
         EnvFault, ActionError and the like leave the session usable. SessionLost: the episodes are gone.
         """
         while lane not in self._arrived:
+            if self.lanes[lane].in_flight is None:
+                self._check_not_ended()
+                raise SeqError(f"nothing was asked of lane {lane}: there is no answer to wait for")
             self._wait_one(lane)
         answer, body = self._arrived.pop(lane)
         if isinstance(answer, Refused):
@@ -150,7 +158,7 @@ class Link:
         except OSError as error:
             self._drop()
             self._check_not_ended()
-            self._check_close_code(error, self.lanes[lane])
+            self._check_close_code(error)
             self._outage = self._outage or _Outage()
             self._resume(error, self._outage)
         except BaseException:  # interrupted in mid-message: the connection cannot be used on
@@ -194,21 +202,24 @@ class Link:
         if self._ended is not None:
             raise type(self._ended)(str(self._ended.args[0]))
 
-    def _check_close_code(self, error: OSError, state: ClientLane | None) -> None:
-        """Raise what the server said when it closed the connection, where sending the same again makes no sense.
+    def _check_close_code(self, error: OSError) -> None:
+        """Heed what the server said when it closed the connection, where sending the same again makes no sense.
 
-        A request (of `state`) whose bytes it does not take was not carried out: its seq is free, the session lives on.
+        A request that is too large was not carried out: its seq is free, and the session lives on. It need not be
+        the one whose answer is waited for: of all in flight it is the largest.
         """
         code = error.close_code if isinstance(error, ConnectionEnded) else 0
         if code == _CLOSED_FENCED:
             raise self._end(SessionTaken(f"session {self.opened.session} ended here: {error}")) from error
         if code in _CLOSED_FOR_GOOD:
-            hint = "; it is too large (serve … --max-message-bytes)" if code == 1009 else ""
-            refusal = WireError(f"{self.address} does not take this request{hint}: {error}")
-            if state is None:
-                raise self._end(refusal) from error
+            raise self._end(WireError(f"{self.address} does not take our requests: {error}")) from error
+        sizes = [len(state.in_flight or b"") for state in self.lanes]
+        if code == _CLOSED_TOO_LARGE and any(sizes):
+            lane = sizes.index(max(sizes))
+            state = self.lanes[lane]
+            told = f"{self.address} does not take this request; it is too large (serve … --max-message-bytes): {error}"
+            self._arrived[lane] = Refused(lane, state.seq, WireError.code, told), memoryview(b"")
             state.answered(state.seq, is_used=False)
-            raise refusal from error
 
     def _resume(self, cause: OSError, outage: _Outage) -> None:
         """Connect again within the session's time to live, and send what is in flight again."""
@@ -216,10 +227,12 @@ class Link:
             outage.pause()
             try:
                 self._reconnect(min(self._timeout_s, self.opened.time_to_live_s))
-                return
+                if outage.lasts_s() <= max(self.opened.time_to_live_s, 2 * self._timeout_s):
+                    return
+                raise SessionLost(f"{self.address} lets us resume but has not answered for {outage.lasts_s():.0f} s")
             except OSError as error:
                 self._drop()
-                self._check_close_code(error, None)
+                self._check_close_code(error)
                 is_refused = isinstance(error.__cause__, ConnectionRefusedError)
                 if outage.lasts_s() > (_REFUSED_BUDGET_S if is_refused else self.opened.time_to_live_s):
                     raise self._end(
@@ -240,8 +253,11 @@ class Link:
         self._connection.send(
             frames.encode(Resume(PROTOCOL_VERSION, opened.session, opened.secret, opened.incarnation))
         )
-        self._first_answer(Resumed)
-        for state in self.lanes:
+        resumed = self._first_answer(Resumed)
+        assert isinstance(resumed, Resumed)
+        for state, last_seq in zip(self.lanes, resumed.last_seqs, strict=True):
+            if last_seq > state.seq:  # its answer would be taken for that of the next request
+                raise SessionLost(f"{self.address} carried out seq {last_seq}, which this side took for refused")
             if state.in_flight is not None:
                 self._connection.send(state.in_flight)
         self.reconnects += 1
@@ -262,8 +278,16 @@ class Link:
         finally:
             self._end(SessionLost("this session was closed"))
 
+    def leave(self) -> None:
+        """Ask for the session's end without waiting for anything; for the end of the process."""
+        if self._connection is not None and self.lanes[0].in_flight is None:
+            with contextlib.suppress(OSError):
+                self._connection.send(frames.encode(Close(0, self.lanes[0].next_seq)))
+        self._end(SessionLost("this process is ending"))
+
     def _say_close(self) -> None:
         self._drain()
+        self._arrived.clear()  # nobody will take them
         self.send(0, lambda seq: Close(0, seq))
         self._drain()
         if self._connection is not None:
@@ -311,6 +335,13 @@ class _Outage:
 
 def _error_of(refused: Refused) -> MultiServerRLError:
     return error_for(refused.code, refused.message, refused.traceback)
+
+
+@atexit.register
+def _at_exit() -> None:
+    """A script that ends without close() does not hold its envs for the session's time to live."""
+    for link in list(Link._all):
+        link.leave()
 
 
 def _after_fork() -> None:

@@ -203,7 +203,7 @@ class Connection:
 
     def has_message(self) -> bool:
         """Whether some of a message is here already, so that `receive` would wait for the rest of it at most."""
-        return bool(self._waiting)
+        return bool(self._waiting) or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0)
 
     def close(self) -> None:
         """Say goodbye if that costs nothing, and close the socket."""

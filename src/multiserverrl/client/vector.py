@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import select
+import selectors
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -70,6 +70,8 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         self._lanes = [lane for remote in self._remotes for lane in remote.lanes]
         ends = np.cumsum([lane.num_envs for lane in self._lanes]).tolist()
         self._rows = [slice(end - lane.num_envs, end) for lane, end in zip(self._lanes, ends, strict=True)]
+        for lane, rows in zip(self._lanes, self._rows, strict=True):
+            lane.first_row = rows.start
         self._only = self._lanes[0] if len(self._lanes) == 1 else None
         first = self._remotes[0]
         self._is_fixed = self._lanes[0].layout.is_fixed
@@ -83,6 +85,7 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         self.render_mode = render_mode
         self._needs_reset = True
         self._is_stepping = False
+        self._taken: dict[int, Taken] = {}  # lanes' answers that were not handed out yet
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -98,6 +101,8 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         packed = b"" if options is None else pack_tree(options)
         remotes, first = self._open(), 0
         self._is_stepping = False
+        self._taken.clear()
+        self._needs_reset = True  # a reset that fails leaves answers behind that are no steps'
         for remote in remotes:
             rows = slice(first, first + sum(lane.num_envs for lane in remote.lanes))
             first = rows.stop
@@ -166,6 +171,8 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         As `step`, with one row an env that answered; `infos["env_id"]` says which (M,) int64.
         NoAsyncCallError when fewer than `min_envs` envs were sent.
         """
+        if self._needs_reset:
+            raise ResetNeeded("Cannot call recv() before calling reset()")
         pending = self._pending()
         if sum(self._lanes[index].num_envs for index in pending) < max(1, min_envs):
             raise NoAsyncCallError(f"recv({min_envs}) without so many envs sent", "recv")
@@ -174,7 +181,9 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
             waiting = [index for index in pending if index not in found]
             found += self._arrived(waiting) or self._wait(waiting)
         found.sort()
-        taken = self._joined(found, [self._lanes[index].take() for index in found])
+        for index in found:
+            self._take(index)  # one that fails leaves the others' answers for the next recv()
+        taken = self._joined(found, [self._taken.pop(index) for index in found])
         env_ids = np.concatenate([np.arange(self._rows[index].start, self._rows[index].stop) for index in found])
         return (*taken[:4], {**taken[4], "env_id": env_ids})
 
@@ -227,7 +236,7 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _is_pending(self, index: int) -> bool:
         lane = self._lanes[index]
-        return lane.remote.link.is_pending(lane.index)
+        return index in self._taken or lane.remote.link.is_pending(lane.index)
 
     def _pending(self) -> list[int]:
         return [index for index in range(len(self._lanes)) if self._is_pending(index)]
@@ -262,19 +271,25 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _take_all(self) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
         """All lanes' answers, waited for all at once; when one fails, the others are taken all the same."""
-        waiting = list(range(len(self._lanes)))
-        parts: dict[int, Taken] = {}
+        everyone = range(len(self._lanes))
+        waiting = [index for index in everyone if index not in self._taken]  # some, after a Ctrl-C
         failure: MultiServerRLError | None = None
         while waiting:
             for index in self._arrived(waiting) or self._wait(waiting):
                 waiting.remove(index)
                 try:
-                    parts[index] = self._lanes[index].take()
+                    self._take(index)
                 except MultiServerRLError as error:
                     failure = failure or error
+        parts, self._taken = self._taken, {}
         if failure is not None:
             raise failure
-        return self._joined(range(len(self._lanes)), [parts[index] for index in range(len(self._lanes))])
+        return self._joined(everyone, [parts[index] for index in everyone])
+
+    def _take(self, index: int) -> None:
+        """A lane's answer, kept until all that are wanted are there."""
+        if index not in self._taken:
+            self._taken[index] = self._lanes[index].take()
 
     def _arrived(self, waiting: list[int]) -> list[int]:
         """The lanes among these whose answers are here."""
@@ -284,24 +299,19 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _has_answer(self, index: int) -> bool:
         lane = self._lanes[index]
-        return lane.remote.link.has_answer(lane.index)
+        return index in self._taken or lane.remote.link.has_answer(lane.index)
 
     def _wait(self, waiting: list[int]) -> list[int]:
         """Block until one of the connections has something to say; the lane to take in, which mends a broken one."""
-        by_fd: dict[int, int] = {}
-        for index in waiting:
-            fd = self._lanes[index].remote.link.fileno()
-            if fd is None:
-                return [index]
-            by_fd[fd] = index
-        poll = select.poll()
-        for fd in by_fd:
-            poll.register(fd, select.POLLIN)
-        links = [self._lanes[by_fd[fd]] for fd, _ in poll.poll(_WAIT_S * 1000)]
-        for lane in links:
-            lane.remote.link.receive_any(
-                [self._lanes[i].index for i in waiting if self._lanes[i].remote is lane.remote]
-            )
+        with selectors.DefaultSelector() as selector:
+            for remote in {id(lane.remote): lane.remote for lane in (self._lanes[index] for index in waiting)}.values():
+                fd = remote.link.fileno()
+                if fd is None:
+                    return [next(index for index in waiting if self._lanes[index].remote is remote)]
+                selector.register(fd, selectors.EVENT_READ, remote)
+            ready = [key.data for key, _ in selector.select(_WAIT_S)]
+        for remote in ready:
+            remote.link.receive_any([self._lanes[i].index for i in waiting if self._lanes[i].remote is remote])
         return [index for index in waiting if self._has_answer(index)]
 
     def _observations(self, parts: list[Taken]) -> Any:

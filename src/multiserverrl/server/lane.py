@@ -82,7 +82,7 @@ class Lane:
         self._actions = self._block.buffer[: self.codec.size_bytes]
         self._body = self._block.buffer[self._offset : self._offset + self.layout.size_bytes]
         self._last_body = bytes(self.layout.size_bytes)  # as answered: what a fault falls back on
-        self._last_loose: dict[int, Any] = {}
+        self._loose: list[bytes] = []  # the same for a space without a fixed size
         self._was_reset = False
         self._is_closed = False
         # rows that must be reset before the next step; None where something else resets them
@@ -288,8 +288,12 @@ class Lane:
 
     def _last_observations(self, shard: _Shard) -> dict[int, Any]:
         if not self.layout.is_fixed:
-            return {row: self._last_loose.get(row) for row in shard.rows}
+            found = self._loose_rows()
+            return {row: found.get(row) for row in shard.rows}
         return {row: self.layout.row(bytearray(self._last_body), row) for row in shard.rows}
+
+    def _loose_rows(self) -> dict[int, Any]:
+        return _rows_of(self._loose)
 
     def _restore_rows(self, shard: _Shard, last: dict[int, Any]) -> None:
         """The worker may have died while it wrote."""
@@ -311,16 +315,21 @@ class Lane:
                 finals.append(reply.finals)
             if reply.values:
                 loose.append(reply.values)
-                self._last_loose.update(unpack_tree(reply.values))
         self._last_body = body = bytes(self._body)
         if self._ended is not None:
             self._ended = self.layout.terminated(body) | self.layout.truncated(body)
         if not self.layout.is_fixed and isinstance(request, Reset) and request.mask is not None:
-            loose = [pack_tree(self._last_loose)]  # the envs that were not reset keep their observation
+            # the envs that were not reset keep their observation
+            loose = [pack_tree({**self._loose_rows(), **_rows_of(loose)})]
+        self._loose = loose
         return frames.encode(Stepped(self.index, request.seq, infos, loose, finals), body)
 
     def _refused(self, request: Step | Reset | Render | Call, failed: Failed) -> bytes:
         return frames.encode(Refused(self.index, request.seq, failed.code, failed.message, failed.traceback, True))
+
+
+def _rows_of(parts: list[bytes]) -> dict[int, Any]:
+    return {row: value for part in parts for row, value in unpack_tree(part).items()}
 
 
 async def _all(waiting: list[Any]) -> list[Any]:

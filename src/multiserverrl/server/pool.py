@@ -151,6 +151,9 @@ class Worker(asyncio.Protocol):
         ours.setblocking(False)
         try:
             self.child = self._start(self.index, theirs)
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
         self.generation += 1
@@ -191,7 +194,7 @@ class Worker(asyncio.Protocol):
 
     def _exit_cause(self) -> str:
         assert self.child is not None
-        code = self.child.wait(1.0)
+        code = self.child.wait(0.1)  # it ends as it closes its socket; the front has others to serve
         if code is None:
             self.child.kill()
             return "it closed its socket"
@@ -287,7 +290,11 @@ class WorkerPool:
         await asyncio.sleep(_BACK_OFF_S[min(len(recent), len(_BACK_OFF_S) - 1)])
         if self._is_closing:
             return
-        await worker.start()
+        try:
+            await worker.start()
+        except OSError as error:  # no process or descriptor is to be had now: try again, with the next pause
+            self._died(worker, f"it could not be started: {error}")
+            return
         self.restarts += 1
         log("env_worker_restarted", worker=worker.index, starts=worker.generation)
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from multiserverrl.errors import EnvFault, MultiServerRLError, NotAllowedError, WireError
+from multiserverrl.errors import EnvFault, MisuseError, MultiServerRLError, NotAllowedError, WireError
 from multiserverrl.observe.log import log
 from multiserverrl.server.commands import Reply
 from multiserverrl.server.lane import Lane
@@ -68,15 +68,19 @@ class Requests:
     ) -> None:
         try:
             lane.check(request, body)
-        except MultiServerRLError as error:
-            reply(self._withdrawn(session, state, request, error))
+        except Exception as error:
+            reply(self._withdrawn(session, state, request, _refusal_of(error)))
             return
 
         def on_reply(told: Reply | WorkerDied) -> None:
             if isinstance(told, WorkerDied):
                 self._spawn(self._recover_plain(session, lane, state, request, str(told), reply))
                 return
-            answer = lane.answer_plain(request, told)
+            try:
+                answer = lane.answer_plain(request, told)
+            except Exception as error:  # it was stepped: the seq is used up whatever came of it
+                log("answer_failed", session=session.state.id, error=repr(error))
+                answer = _final(request, EnvFault.code, f"the step's answer could not be made: {error!r}", "")
             reply(answer)  # first: the client works while we keep our books
             self._finished(session, state, request, answer)
 
@@ -131,8 +135,8 @@ class Requests:
         """Refused at the door: the seq stays free. Whatever happens behind the door is the seq's one answer."""
         try:
             loose = self._check(session, request, body)
-        except MultiServerRLError as error:
-            return self._withdrawn(session, state, request, error)
+        except Exception as error:  # whatever it is, the lane must not stay busy for ever
+            return self._withdrawn(session, state, request, _refusal_of(error))
         answer = await self._final_answer(session, request, self._carry_out(session, request, body, loose))
         self._finished(session, state, request, answer)
         return answer
@@ -188,6 +192,10 @@ class Requests:
         assert isinstance(request, Close)
         await self._sessions.close(session, "closed by its client", from_lane=request.lane)
         return frames.encode(Closed(request.lane, request.seq))
+
+
+def _refusal_of(error: Exception) -> MultiServerRLError:
+    return error if isinstance(error, MultiServerRLError) else MisuseError(f"this request cannot be checked: {error!r}")
 
 
 def _final(request: Any, code: str, message: str, traceback: str) -> bytes:

@@ -238,6 +238,8 @@ def _read_line(fd: int, deadline: float) -> bytes:
 def _announce(config: ServerConfig, server: RunningServer) -> None:
     """What is served where, and one line to paste on the training machine."""
     host, port = config.host, server._fronts[0].config.port
+    if host in ("0.0.0.0", "::", ""):
+        host = socket.gethostname()  # what others can call this machine
     envs = ", ".join(config.env_ids)
     where = server.urls[0] if len(server.urls) == 1 else f"{server.urls[0]} … {server.urls[-1]}"
     size = f"{config.count} at once, {config.num_workers} env worker{'s' if config.num_workers > 1 else ''}"

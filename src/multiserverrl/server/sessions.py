@@ -113,7 +113,8 @@ class Sessions:
             state.attach(connection, self._now())
         self.live[state.id] = LiveSession(state, made, request.render_mode)
         log("session_opened", session=state.id, env=env_id, num_envs=request.num_envs)
-        return Opened(state.id, state.secret, state.incarnation, lanes, env, self.config.time_to_live_s)
+        lives_s = self.config.idle_s if connection is None else self.config.time_to_live_s
+        return Opened(state.id, state.secret, state.incarnation, lanes, env, lives_s)
 
     def _env_id(self, request: Open) -> str:
         if request.env_id is None:

@@ -113,6 +113,7 @@ class Shard:
         may_reset, resets_at_once = mode == "next_step", mode == "same_step"
         observations, rewards, terminated, truncated = self._observations, self._rewards_now, self._terms, self._truncs
         actions = self._actions() if actions is None else actions
+        self._forget_unsent()
         for index, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
             try:
                 if may_reset and needs_reset[index]:
@@ -166,6 +167,12 @@ class Shard:
             write(index, final)
         return Finals([row for row, _ in finals], bytes(content))
 
+    def _forget_unsent(self) -> None:
+        """What an operation that failed left behind must not go out with the next."""
+        if self._infos or self._finals or self._loose_obs:
+            self._infos, self._finals = {}, []
+            self._loose_obs.clear()
+
     def _write_rows(self) -> None:
         """This step's rows into the block; an observation that its space says otherwise of is a fault of its env."""
         self._write_numbers()
@@ -211,6 +218,7 @@ class Shard:
 
     def reset(self, seeds: list[int | None] | None, options: Any, mask: bytes | None) -> Done:
         """Reset the envs that the mask names; EnvFault when one raises, with its traceback."""
+        self._forget_unsent()
         for index in range(self.spec.count):
             if mask is not None and not mask[index]:
                 continue

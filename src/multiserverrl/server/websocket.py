@@ -20,6 +20,7 @@ __all__ = ["EXTENSION", "StreamProtocol"]
 EXTENSION = "multiserverrl.connection"  # where the ASGI scope holds the protocol itself
 
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+_MOST_PARTS = 4096  # of one message
 _TOO_BIG, _PROTOCOL_ERROR, _UNSUPPORTED = 1009, 1002, 1003
 
 
@@ -29,6 +30,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     _on_message: Callable[[bytes], None] | None = None
     _waiting: bytearray
     _parts: list[bytes]
+    _parts_bytes = 0
     _fd = -1  # of a plain socket; TLS goes through the transport
 
     async def run_asgi(self) -> None:
@@ -73,7 +75,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             size = int.from_bytes(data[2:start], "big")
         if not second & 0x80 or first & 0x70:
             return self._fail(_PROTOCOL_ERROR, "client frames are masked and bear no extension bits")
-        if size + sum(map(len, self._parts)) > self.config.ws_max_size:
+        if size + self._parts_bytes > self.config.ws_max_size or len(self._parts) > _MOST_PARTS:
             return self._fail(_TOO_BIG, f"a message has at most {self.config.ws_max_size} bytes")
         end = start + 4 + size
         if len(data) < end:
@@ -96,8 +98,9 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self._fail(_UNSUPPORTED, "messages are binary; for JSON use the HTTP routes, see /docs")
         elif opcode in (_BINARY, _CONTINUATION) and (opcode == _CONTINUATION) == bool(self._parts):
             self._parts.append(payload)
+            self._parts_bytes += len(payload)
             if is_last:
-                message, self._parts = b"".join(self._parts), []
+                message, self._parts, self._parts_bytes = b"".join(self._parts), [], 0
                 assert self._on_message is not None
                 self._on_message(message)
         elif opcode != _PONG:

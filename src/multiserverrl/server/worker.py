@@ -119,17 +119,21 @@ class _Worker:
             values = unpack_tree(command.values) if command.values else None
             return Done(values=self.shards[command.shard].call(command.kind, command.name, values))
         if isinstance(command, MakeShard):
+            self._drop(command.shard)  # made again: the envs that it had are closed first
             if command.env.autoreset_modes:
                 self.shards[command.shard] = VectorShard(command, self.source.vector_maker(command))
             else:
                 self.shards[command.shard] = Shard(command, self.source.maker(command))
             return Done()
         if isinstance(command, DropShard):
-            shard = self.shards.pop(command.shard, None)
-            if shard is not None:
-                shard.close()
+            self._drop(command.shard)
             return Done()
         return Probed(self.source.probe(command))
+
+    def _drop(self, number: int) -> None:
+        shard = self.shards.pop(number, None)
+        if shard is not None:
+            shard.close()
 
     def close(self) -> None:
         for shard in self.shards.values():
