@@ -22,6 +22,33 @@ Made from the config dataclasses by `python docs/generate_settings.py`; do not e
 Each is a flag of the command line and a field of the dataclass, unless the flag is missing in the table.
 """
 
+SERVE_NOTES = """### Wrappers, and settings from a file
+
+`--wrapper module:Class` puts a wrapper around every environment, in the env workers; it is repeatable, the first is
+the closest to the environment. `--wrapper-arg key=value` is an argument of the wrapper before it; the value is JSON
+where it parses, else text. `--config FILE` reads a TOML file with the fields of this table, `env_ids`, and a
+`[[wrapper]]` for each wrapper; flags win (one `--wrapper` replaces all of the file's), and an unknown key is refused
+by name.
+
+`--vector` serves native vector envs: a session gets one whole, on one env worker, with the autoreset mode that it has.
+An id gives it by its `vector_entry_point` (one that has nothing else needs no flag), a module or file by a class or
+function that takes `num_envs`. `--wrapper` then names wrappers of vector envs.
+
+```toml
+env_ids = ["ALE/Pong-v5"]
+count = 8
+step_deadline_s = 10
+
+[[wrapper]]
+name = "gymnasium.wrappers:AtariPreprocessing"
+arguments = { frame_skip = 1, grayscale_obs = true }
+
+[[wrapper]]
+name = "gymnasium.wrappers:FrameStackObservation"
+arguments = { stack_size = 4 }
+```
+"""
+
 
 def table(title: str, config: type[Any]) -> str:
     rows = ["| flag | field | default | unit | what it is |", "|---|---|---|---|---|"]
@@ -44,6 +71,7 @@ def escaped(text: str) -> str:
 def page() -> str:
     tables = [
         table("`multiserverrl serve`: `server.config.ServerConfig`", ServerConfig),
+        SERVE_NOTES,
         table("`multiserverrl train`, where: `launch.config.LaunchConfig`", LaunchConfig),
         table("`multiserverrl train`, how: `train.config.TrainConfig`", TrainConfig),
     ]

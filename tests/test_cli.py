@@ -82,7 +82,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "--run-dir", "a", "--resume", "b"], "--run-dir is for a new run"),
         (["serve", "CartPole-v1", "--count", "0"], "--count must be at least 1, not 0"),
         (["serve", "CartPole-v1", "--port", "70000"], "--port must be between 0 and 65535, not 70000"),
-        (["serve"], "the following arguments are required: ENV_ID"),
+        (["serve"], "name at least one environment to serve, for example CartPole-v1"),
         (["dance"], "invalid choice: 'dance'"),
     ],
 )

@@ -59,9 +59,21 @@ def _parser() -> argparse.ArgumentParser:
 def _add_serve(commands: Any) -> None:
     text = "Serve environments on one port [the origin: server with real env workers]."
     serve = commands.add_parser("serve", help="serve environments over HTTP", description=text, allow_abbrev=False)
-    serve.add_argument("env_ids", nargs="+", metavar="ENV_ID", help=ENV_ID_HELP)
+    serve.add_argument("env_ids", nargs="*", metavar="ENV_ID", help=ENV_ID_HELP)
+    serve.add_argument("--config", metavar="FILE", help="TOML file with these settings; flags win")
     add_flags(serve, ServerConfig)
+    text = "wrapper that the server puts around every environment, the first closest to it (repeatable)"
+    serve.add_argument("--wrapper", action=_InOrder, dest="wrappers", default=[], metavar="MODULE:CLASS", help=text)
+    text = "argument of the --wrapper before it; the value is JSON where it parses, else text (repeatable)"
+    serve.add_argument("--wrapper-arg", action=_InOrder, dest="wrappers", metavar="KEY=VALUE", help=text)
     serve.set_defaults(command=_serve, parser=serve)
+
+
+class _InOrder(argparse.Action):
+    """Appends (flag, value): which wrapper an argument belongs to is told by their order."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), (option, values)])
 
 
 def _add_train(commands: Any) -> None:
@@ -88,10 +100,16 @@ def _add_eval(commands: Any) -> None:
 
 
 def _serve(namespace: argparse.Namespace) -> int:
-    config = from_flags(ServerConfig, namespace, env_ids=tuple(namespace.env_ids))
+    from multiserverrl.server.configfile import read_config_file, wrappers_of
     from multiserverrl.server.run import serve
 
-    return serve(config)
+    settings = {} if namespace.config is None else read_config_file(namespace.config)
+    settings.update(_given(ServerConfig, namespace))
+    if namespace.env_ids:
+        settings["env_ids"] = tuple(namespace.env_ids)
+    if namespace.wrappers:
+        settings["wrappers"] = wrappers_of(namespace.wrappers)
+    return serve(ServerConfig(**settings))
 
 
 def _train(namespace: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """Envs that raise, hang, crash and lie; workers that are killed: what is lost, and what is not."""
 
 import contextlib
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -191,7 +192,7 @@ def test_an_old_gym_env_is_refused_and_told_of_shimmy(tmp_path: Path, monkeypatc
     package.mkdir()
     (package / "__init__.py").write_text("class Env:\n    pass\n")
     (tmp_path / "old.py").write_text("import gym\nclass Old(gym.Env):\n    pass\n\ndef make():\n    return Old()\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     for name in ("Old", "make"):
         with pytest.raises(ConfigError, match="shimmy"), serving(f"{tmp_path}/old.py:{name}", workers=1):
             pass

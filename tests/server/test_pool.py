@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from multiserverrl.processes import Child
 from multiserverrl.server import pool as pools
 from multiserverrl.server.commands import StepShard, pack
 from multiserverrl.server.pool import Worker, WorkerDied, WorkerPool
@@ -37,7 +38,7 @@ def test_everything_that_waits_on_a_killed_worker_hears_of_its_end() -> None:
         died = asyncio.Event()
         worker = Worker(0, lambda *_: died.set())
         await worker.start()
-        assert worker.child is not None
+        assert isinstance(worker.child, Child)
         os.kill(worker.child.pid, signal.SIGSTOP)
         waiting = [worker.call(pack(StepShard(7)), 0.01) for _ in range(2)]
         while worker.overdue_s(asyncio.get_running_loop().time()) < 0:
@@ -58,7 +59,7 @@ def test_a_worker_that_hangs_up_at_the_end_is_no_death() -> None:
     async def run() -> None:
         pool = WorkerPool(2, start_deadline_s=20.0)
         await pool.start()
-        pids = [worker.child.pid for worker in pool.workers if worker.child is not None]
+        pids = [worker.child.pid for worker in pool.workers if isinstance(worker.child, Child)]
         await pool.close()
         assert len(pids) == 2 and pool.restarts == 0
         assert all(worker.child is not None and worker.child.exitcode() == 0 for worker in pool.workers)

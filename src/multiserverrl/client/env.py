@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -20,6 +21,9 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
     `env_id` may be left out where the server serves just one. `arguments` go to the env's constructor
     as far as the server's operator allows. Every step happens at most once, however often the wire breaks.
 
+    A pickled (or copied) one opens a session of its own, without `owner`, where it is unpickled; reset() it
+    first. A token that was given is in the pickle, one from the environment is not.
+
     Raises ServerUnreachable, ServerFull, UnknownEnvError or ConfigError when it cannot be opened.
     """
 
@@ -37,6 +41,7 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
         arguments: dict[str, Any] | None = None,
     ) -> None:
         config = RemoteConfig(env_id, "none", render_mode, on_fault, owner, wait_s, token, timeout_s, arguments)
+        self._url = url
         self._remote = RemoteEnvs(url, [1], config)
         self._lane = self._remote.lanes[0]
         self.observation_space = self._remote.observation_space
@@ -89,6 +94,9 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
         if not self._is_closed:
             self._is_closed = True
             self._remote.link.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), self._url, **self._remote.config.copied()), (), {"spec": self.spec}
 
     def _open(self) -> RemoteEnvs:
         if self._is_closed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import msgspec
@@ -49,6 +49,11 @@ class RemoteConfig:
                 "render_mode='human' would open its window at the server; use 'rgb_array', "
                 "with gymnasium.wrappers.HumanRendering to see it here"
             )
+
+    def copied(self) -> dict[str, Any]:
+        """The arguments that open another session of this kind; not `owner`, which would close this one."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in given.items() if name not in ("owner", "autoreset_mode")}
 
     def request(self, lanes: list[int]) -> Open:
         """The message that opens a session with lanes of these sizes."""

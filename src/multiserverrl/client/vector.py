@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import selectors
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from multiserverrl.client.envs import (
     autoreset_of,
     rows_at,
 )
-from multiserverrl.client.spread import lane_sizes, spread
-from multiserverrl.errors import ActionError, ConfigError, MultiServerRLError, SessionLost, SpaceError
+from multiserverrl.client.opening import open_on
+from multiserverrl.errors import ActionError, ConfigError, MultiServerRLError, SessionLost
+from multiserverrl.wire.messages import WHOLE_LANE
 from multiserverrl.wire.trees import pack_tree
 
 __all__ = ["VirtualVectorEnv"]
@@ -63,7 +65,8 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
     ) -> None:
         mode, member = autoreset_of(autoreset_mode)
         config = RemoteConfig(env_id, mode, render_mode, on_fault, owner, wait_s, token, timeout_s, arguments)
-        self._remotes = _opened([url] if isinstance(url, str) else list(url), num_envs, lanes, config)
+        self._remotes = open_on([url] if isinstance(url, str) else list(url), num_envs, lanes, config)
+        self._asked: dict[str, Any] = {"url": url, "num_envs": num_envs, "lanes": lanes, "shared_memory": shared_memory}
         self._lanes = [lane for remote in self._remotes for lane in remote.lanes]
         ends = np.cumsum([lane.num_envs for lane in self._lanes]).tolist()
         self._rows = [slice(end - lane.num_envs, end) for lane, end in zip(self._lanes, ends, strict=True)]
@@ -214,6 +217,11 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         for lane, rows in zip(self._lanes, self._rows, strict=True):
             lane.call("set", name, list(values[rows]))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled (or copied) as VirtualEnv is: the other one opens sessions of its own, without `owner`."""
+        config = {**self._remotes[0].config.copied(), "autoreset_mode": self.autoreset_mode.value}
+        return partial(type(self), **self._asked, **config), (), {"spec": self.spec}
+
     def close_extras(self, **kwargs: Any) -> None:
         """End the sessions and free the envs at the servers."""
         for remote in getattr(self, "_remotes", []):
@@ -328,6 +336,9 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
             first += self._lanes[index].num_envs
         whole, self.num_envs = self.num_envs, first  # Gymnasium's own function sizes its arrays by it
         try:
+            if WHOLE_LANE in rows:  # a native vector env's own
+                whole_infos: dict[str, Any] = rows[WHOLE_LANE]
+                return whole_infos
             if not rows:
                 return self._infos_of_ends(finals) if finals else {}
             for row, final in finals.items():
@@ -374,26 +385,3 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
                 f"got reset_mask={mask}"
             )
         return {key: value for key, value in options.items() if key != "reset_mask"}, mask.tobytes()
-
-
-def _opened(urls: list[str], num_envs: int, lanes: int | Sequence[int], config: RemoteConfig) -> list[RemoteEnvs]:
-    """A session on every server that gets envs; all or none."""
-    remotes: list[RemoteEnvs] = []
-    try:
-        for url, share in zip(urls, spread(urls, num_envs, config.token), strict=True):
-            if share:
-                remotes.append(RemoteEnvs(url, lane_sizes(share, lanes), config))
-                _check_alike(remotes[0], remotes[-1])
-    except BaseException:
-        for remote in remotes:
-            remote.link.close()
-        raise
-    return remotes
-
-
-def _check_alike(first: RemoteEnvs, other: RemoteEnvs) -> None:
-    mine, theirs = (
-        (remote.env.env_id, remote.env.observation_space, remote.env.action_space) for remote in (first, other)
-    )
-    if mine != theirs:
-        raise SpaceError(f"{first.address} and {other.address} do not serve the same env: {mine}, {theirs}")

@@ -11,6 +11,7 @@ import struct
 import msgspec
 
 from multiserverrl.memory import BlockHandle
+from multiserverrl.server.config import WrapperConfig
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.messages import EnvInfo, Finals
 
@@ -28,6 +29,7 @@ __all__ = [
     "Reply",
     "ResetShard",
     "StepShard",
+    "WorkerConfig",
     "body_offset",
     "decode_command",
     "decode_reply",
@@ -35,6 +37,13 @@ __all__ = [
 ]
 
 LENGTH = struct.Struct("<I")
+
+
+class WorkerConfig(msgspec.Struct, frozen=True):
+    """What an env worker is started with; not a message."""
+
+    wrappers: tuple[WrapperConfig, ...] = ()
+    vector: bool = False
 
 
 class Probe(msgspec.Struct, array_like=True, frozen=True, tag="probe"):

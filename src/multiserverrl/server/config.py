@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from multiserverrl.errors import ConfigError
 from multiserverrl.settings import setting
 
-__all__ = ["ServerConfig", "is_loopback"]
+__all__ = ["ServerConfig", "WrapperConfig", "is_loopback"]
+
+
+@dataclass(frozen=True)
+class WrapperConfig:
+    """A wrapper that goes around every env: "module:Class", and what its constructor gets beside the env."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not all(self.name.partition(":")):
+            raise ConfigError(f"--wrapper is given as module:Class, not {self.name!r}")
 
 
 @dataclass(frozen=True)
@@ -17,6 +30,7 @@ class ServerConfig:
     """What `serve` needs to know; a wrong value raises ConfigError that names the flag."""
 
     env_ids: tuple[str, ...] = ()
+    wrappers: tuple[WrapperConfig, ...] = ()  # the first is the closest to the env
     host: str = setting("localhost", "address to listen on; beyond loopback a token is needed")
     port: int = setting(1800, "TCP port to listen on; 0 picks a free one")
     count: int = setting(2, "environments that can be open at once [the origin: real env workers]")
@@ -25,6 +39,9 @@ class ServerConfig:
     )
     servers: int = setting(
         1, "servers to start in separate processes, on ports PORT, PORT+1, …, each with --count environments"
+    )
+    vector: bool = setting(
+        False, "serve native vector envs: the ids' vector_entry_point, or what makes one from num_envs"
     )
     token_file: str | None = setting(None, "file that holds the token clients must show (or set MULTISERVERRL_TOKEN)")
     allow_host: str = setting("", "further Host names that requests may bear, separated by commas")

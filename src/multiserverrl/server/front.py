@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -20,12 +21,13 @@ from multiserverrl.errors import MultiServerRLError
 from multiserverrl.observe.log import log, log_to_stderr
 from multiserverrl.server.app import make_app
 from multiserverrl.server.auth import Door
+from multiserverrl.server.commands import WorkerConfig
 from multiserverrl.server.config import ServerConfig
-from multiserverrl.server.pool import WorkerPool
+from multiserverrl.server.pool import StartWorker, WorkerPool, worker_processes
 from multiserverrl.server.sessions import Sessions
 from multiserverrl.server.websocket import StreamProtocol
 
-__all__ = ["FrontConfig", "Ready", "run_front"]
+__all__ = ["FrontConfig", "Ready", "run_front", "serve_front"]
 
 _TICK_S = 0.2
 
@@ -47,19 +49,31 @@ class Ready(msgspec.Struct):
 def run_front(config: bytes, fds: list[int]) -> None:
     """Serve on the listening socket `fds[0]`; say once on the pipe `fds[1]` that it is ready, or why not."""
     log_to_stderr()
-    front = msgspec.json.decode(config, type=FrontConfig)
+    front = msgspec.msgpack.decode(config, type=FrontConfig)  # JSON has no infinities, a wrapper's argument may
     listener = socket.socket(fileno=fds[0])
     if sys.platform != "win32":
         with contextlib.suppress(ImportError):
             import uvloop
 
             uvloop.install()
-    asyncio.run(_serve(front, listener, fds[1]))
+    start = worker_processes(WorkerConfig(front.server.wrappers, front.server.vector))
+    asyncio.run(serve_front(front, listener, start, lambda ready: _tell(fds[1], ready), _call_on_signal))
 
 
-async def _serve(front: FrontConfig, listener: socket.socket, status: int) -> None:
+async def serve_front(
+    front: FrontConfig,
+    listener: socket.socket,
+    start_worker: StartWorker,
+    tell: Callable[[Ready], None],
+    on_stop: Callable[[Callable[[], None]], None],
+) -> None:
+    """Serve on the listening socket until told to stop, with env workers as `start_worker` starts them.
+
+    `tell` is called once: ready, or why not. `on_stop` is given the function that stops the server when it
+    is called in this event loop: after the steps in flight; called again: at once.
+    """
     config = front.server
-    pool = WorkerPool(config.num_workers, start_deadline_s=config.start_deadline_s)
+    pool = WorkerPool(config.num_workers, start_deadline_s=config.start_deadline_s, start=start_worker)
     sessions = Sessions(config, pool)
     ticking = asyncio.create_task(_tick(sessions, pool))  # first of all: an env may hang when it is made
     try:
@@ -67,11 +81,11 @@ async def _serve(front: FrontConfig, listener: socket.socket, status: int) -> No
             await pool.start()
             await sessions.learn_envs()
         except MultiServerRLError as error:
-            _tell(status, Ready(error.code, error.headline))
+            tell(Ready(error.code, error.headline))
             return
         server = _Server(_uvicorn_config(front, sessions))
-        _drain_on_signal(server, sessions, config.drain_s)
-        _tell(status, Ready())
+        on_stop(_stopper(server, sessions, config.drain_s))
+        tell(Ready())
         await server.serve(sockets=[listener])
     finally:
         ticking.cancel()
@@ -79,7 +93,7 @@ async def _serve(front: FrontConfig, listener: socket.socket, status: int) -> No
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: `_drain_on_signal` has ours."""
+    """uvicorn without its signal handlers: ours stand in `_call_on_signal`."""
 
     def capture_signals(self) -> Any:
         return contextlib.nullcontext()
@@ -119,7 +133,12 @@ async def _tick(sessions: Sessions, pool: WorkerPool) -> None:
         sessions.expire()
 
 
-def _drain_on_signal(server: uvicorn.Server, sessions: Sessions, drain_s: float) -> None:
+def _call_on_signal(stop: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+
+
+def _stopper(server: uvicorn.Server, sessions: Sessions, drain_s: float) -> Callable[[], None]:
     loop = asyncio.get_running_loop()
     draining: list[asyncio.Task[None]] = []
 
@@ -131,11 +150,10 @@ def _drain_on_signal(server: uvicorn.Server, sessions: Sessions, drain_s: float)
         log("front_stopping", sessions=len(sessions.live))
         server.should_exit = True
 
-    def on_signal() -> None:
+    def stop() -> None:
         if draining:  # a second one: at once
             server.should_exit = server.force_exit = True
         else:
             draining.append(loop.create_task(drain()))
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+    return stop

@@ -13,7 +13,18 @@ from multiserverrl.errors import ActionError, MisuseError
 from multiserverrl.server.lane import Lane
 from multiserverrl.wire.arrays import BatchLayout
 from multiserverrl.wire.jsonvalues import from_json, to_json
-from multiserverrl.wire.messages import PROTOCOL_VERSION, Answer, Call, Called, Open, Render, Reset, Step, Stepped
+from multiserverrl.wire.messages import (
+    PROTOCOL_VERSION,
+    WHOLE_LANE,
+    Answer,
+    Call,
+    Called,
+    Open,
+    Render,
+    Reset,
+    Step,
+    Stepped,
+)
 from multiserverrl.wire.trees import pack_tree, unpack_tree
 
 __all__ = ["OPERATIONS", "OpenBody", "answer_json", "open_of", "request_of"]
@@ -160,6 +171,7 @@ def answer_json(answer: Answer, body: memoryview, lane: Lane, is_single: bool) -
         observations = [lane.layout.row(body, row) for row in range(lane.num_envs)]
     else:
         observations = _rows(answer.observations, lane.num_envs)
+    whole = {row: info for part in answer.infos for row, info in unpack_tree(part).items()}.get(WHOLE_LANE)
     infos = [info or {} for info in _rows(answer.infos, lane.num_envs)]
     for final in answer.finals:
         layout = BatchLayout(lane.layout.space, len(final.rows))
@@ -173,6 +185,8 @@ def answer_json(answer: Answer, body: memoryview, lane: Lane, is_single: bool) -
         "info": [to_json(info) for info in infos],
     }
     head = {"seq": answer.seq, "lane": answer.lane}
+    if whole is not None:
+        head["infos"] = to_json(whole)
     return {**head, **({name: column[0] for name, column in columns.items()} if is_single else columns)}
 
 

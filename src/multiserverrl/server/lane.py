@@ -273,7 +273,8 @@ class Lane:
             reply = await shard.worker.ask(ResetShard(shard.key, None, b"", None), self.config.step_deadline_s)
             assert isinstance(reply, Done)
             for row, info in (unpack_tree(reply.infos) if reply.infos else {}).items():
-                infos[row] = {**info, **infos[row]}
+                if row in infos:  # not the whole lane's: what is told is the fault
+                    infos[row] = {**info, **infos[row]}
             infos = {row: {"final_obs": last[row], "final_info": {}, **info} for row, info in infos.items()}
             values = reply.values
         else:

@@ -13,11 +13,13 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
+
+import msgspec
 
 from multiserverrl.errors import PeerError, error_for
 from multiserverrl.observe.log import log
-from multiserverrl.processes import Child, cause_of_exit, start_child
+from multiserverrl.processes import cause_of_exit, start_child
 from multiserverrl.server.commands import (
     LENGTH,
     Command,
@@ -25,12 +27,13 @@ from multiserverrl.server.commands import (
     Probe,
     Probed,
     Reply,
+    WorkerConfig,
     decode_reply,
     pack,
 )
 from multiserverrl.wire.messages import EnvInfo
 
-__all__ = ["OnReply", "Worker", "WorkerDied", "WorkerPool"]
+__all__ = ["OnReply", "StartWorker", "Worker", "WorkerDied", "WorkerHandle", "WorkerPool", "worker_processes"]
 
 _BACK_OFF_S = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STABLE_AFTER_S = 60.0
@@ -45,12 +48,40 @@ class WorkerDied(PeerError):
 OnReply = Callable[["Reply | WorkerDied"], None]
 
 
+class WorkerHandle(Protocol):
+    """What runs an env worker; a `processes.Child` is one."""
+
+    def exitcode(self) -> int | None:
+        """None while it runs."""
+
+    def wait(self, timeout_s: float) -> int | None:
+        """The exit code, or None when it still runs after `timeout_s`."""
+
+    def kill(self) -> None:
+        """End it at once, as far as that can be."""
+
+
+StartWorker = Callable[[int, socket.socket], WorkerHandle]
+
+
+def worker_processes(worker_config: WorkerConfig | None = None) -> StartWorker:
+    """A function that starts the env worker of an index, as a process that answers at the other end of a socket."""
+    config = msgspec.msgpack.encode(worker_config or WorkerConfig())
+
+    def start(index: int, door: socket.socket) -> WorkerHandle:
+        return start_child(
+            "multiserverrl.server.worker:run_worker", config, name=f"env worker {index}", fds=[door.fileno()]
+        )
+
+    return start
+
+
 class Worker(asyncio.Protocol):
     """One env worker as the front sees it: `call` a command, await its reply."""
 
-    def __init__(self, index: int, on_death: Callable[[Worker, str], None]) -> None:
-        self.index, self._on_death = index, on_death
-        self.child: Child | None = None
+    def __init__(self, index: int, on_death: Callable[[Worker, str], None], start: StartWorker | None = None) -> None:
+        self.index, self._on_death, self._start = index, on_death, start or worker_processes()
+        self.child: WorkerHandle | None = None
         self.num_envs = 0  # what the pool has put on it
         self.generation = 0  # how often it was started
         self.is_up = asyncio.Event()
@@ -115,13 +146,11 @@ class Worker(asyncio.Protocol):
         return now - self._head_since - self._waiting[0][1] if self._waiting else -1.0
 
     async def start(self) -> None:
-        """Start the process and the socket to it."""
+        """Start it, and the socket to it."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
-            self.child = start_child(
-                "multiserverrl.server.worker:run_worker", b"", name=f"env worker {self.index}", fds=[theirs.fileno()]
-            )
+            self.child = self._start(self.index, theirs)
         except BaseException:
             ours.close()
             raise
@@ -197,9 +226,9 @@ class Worker(asyncio.Protocol):
 class WorkerPool:
     """All env workers of the server."""
 
-    def __init__(self, num_workers: int, *, start_deadline_s: float) -> None:
+    def __init__(self, num_workers: int, *, start_deadline_s: float, start: StartWorker | None = None) -> None:
         self._start_deadline_s = start_deadline_s
-        self.workers = [Worker(index, self._died) for index in range(num_workers)]
+        self.workers = [Worker(index, self._died, start) for index in range(num_workers)]
         self.restarts = 0
         self._deaths: dict[int, list[float]] = {}
         self._restarting: set[asyncio.Task[None]] = set()
@@ -218,8 +247,12 @@ class WorkerPool:
         assert isinstance(reply, Probed)
         return reply.env
 
-    def place(self, num_envs: int) -> list[tuple[Worker, int]]:
-        """Spread envs over the workers, fewest first; (worker, how many), counted until `release`."""
+    def place(self, num_envs: int, *, is_whole: bool = False) -> list[tuple[Worker, int]]:
+        """Spread envs over the workers, fewest first; (worker, how many), counted until `release`. Whole: on one."""
+        if is_whole:
+            only = min(self.workers, key=lambda candidate: candidate.num_envs)
+            only.num_envs += num_envs
+            return [(only, num_envs)]
         placed: dict[int, int] = {}
         for _ in range(num_envs):
             worker = min(self.workers, key=lambda candidate: candidate.num_envs)

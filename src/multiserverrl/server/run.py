@@ -24,7 +24,7 @@ from multiserverrl.server.auth import TOKEN_VARIABLE, read_token
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.front import FrontConfig, Ready
 
-__all__ = ["RunningServer", "serve", "start_server"]
+__all__ = ["RunningServer", "listen", "serve", "start_server"]
 
 _BACK_OFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STABLE_AFTER_S = 60.0
@@ -117,7 +117,7 @@ class RunningServer:
     def _start(self, config: ServerConfig, listener: socket.socket) -> _Front:
         ready, tell = os.pipe()
         try:
-            content = msgspec.json.encode(FrontConfig(config, self._token))
+            content = msgspec.msgpack.encode(FrontConfig(config, self._token))
             child = start_child(
                 "multiserverrl.server.front:run_front", content,
                 name=f"front on port {config.port}", fds=[listener.fileno(), tell],
@@ -133,7 +133,7 @@ def start_server(config: ServerConfig) -> RunningServer:
     ConfigError for a port in use or a token that is needed; UnknownEnvError for an env that is not there.
     """
     token = read_token(config)
-    server = RunningServer(config, token, _listen(config))
+    server = RunningServer(config, token, listen(config))
     try:
         server.wait_ready(config.start_deadline_s)
     except BaseException:
@@ -181,7 +181,7 @@ def _catch_signals() -> tuple[int, list[int]]:
     return wake, signals
 
 
-def _listen(config: ServerConfig) -> list[socket.socket]:
+def listen(config: ServerConfig) -> list[socket.socket]:
     """A listening socket for each port; ConfigError when one is in use."""
     listeners: list[socket.socket] = []
     try:

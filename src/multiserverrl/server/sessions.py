@@ -82,6 +82,7 @@ class Sessions:
         _check_version(request.version)
         env_id = self._env_id(request)
         lanes = self._check_open(request)
+        _check_native(self.envs[env_id], request, lanes)
         if request.owner is not None:
             await self._close_owner(request.owner)
         await self._take(request.num_envs, request.wait_s)
@@ -94,7 +95,7 @@ class Sessions:
                 self.config.step_deadline_s, self.config.start_deadline_s,
             )  # fmt: skip
             for index, size in enumerate(lanes):
-                placed.append(self.pool.place(size))
+                placed.append(self.pool.place(size, is_whole=bool(env.autoreset_modes)))
                 made.append(Lane(config, index, placed[-1]))
             await _open_all(made)
         except BaseException as error:  # a client that goes away while it waits cancels this
@@ -288,6 +289,20 @@ async def _open_all(lanes: list[Lane]) -> None:
     for result in results:
         if isinstance(result, BaseException):
             raise result
+
+
+def _check_native(env: EnvInfo, request: Open, lanes: list[int]) -> None:
+    """A native vector env has one lane, and no autoreset mode but its own."""
+    if not env.autoreset_modes:
+        return
+    if request.autoreset_mode not in env.autoreset_modes:
+        asked = "single env (VirtualEnv)" if request.autoreset_mode == "none" else repr(request.autoreset_mode)
+        raise ConfigError(
+            f"{env.env_id} is a native vector env with the autoreset_mode {' or '.join(env.autoreset_modes)}; "
+            f"it cannot be had as {asked}"
+        )
+    if len(lanes) > 1:
+        raise ConfigError(f"{env.env_id} is a native vector env, stepped whole: it has one lane, not {len(lanes)}")
 
 
 def _check_version(version: int) -> None:

@@ -26,10 +26,10 @@ from multiserverrl.wire.messages import Finals
 from multiserverrl.wire.spaces import describe_space
 from multiserverrl.wire.trees import carriable, pack_tree
 
-__all__ = ["Shard"]
+__all__ = ["FAULT_KEY", "Shard", "as_unicode", "fault_info"]
 
 Env = gymnasium.Env[Any, Any]
-_FAULT_KEY = "multiserverrl"
+FAULT_KEY = "multiserverrl"
 
 
 class Shard:
@@ -263,7 +263,7 @@ class Shard:
         """The env raised: its last observation, reward 0, truncated; made anew, and reset in same_step."""
         row = self.spec.first + index
         last = self._last_observation(row)
-        info: dict[str, Any] = {_FAULT_KEY: fault_info(error)}
+        info: dict[str, Any] = {FAULT_KEY: fault_info(error)}
         self._rebuild(index)
         self._rewards_now[index], self._terms[index], self._truncs[index] = 0.0, False, True
         self._observations[index] = last
@@ -351,7 +351,7 @@ def _env_fault(error: Exception, row: int) -> EnvFault:
 
 def _kept(info: dict[Any, Any]) -> dict[Any, Any]:
     kept, dropped = carriable(info)
-    return {**kept, _FAULT_KEY: {**kept.get(_FAULT_KEY, {}), "not_carried": ", ".join(dropped)}} if dropped else kept
+    return {**kept, FAULT_KEY: {**kept.get(FAULT_KEY, {}), "not_carried": ", ".join(dropped)}} if dropped else kept
 
 
 def _rows(batch: Any, first: int, last: int) -> Any:

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+from gymnasium.vector import VectorEnv
 
 from multiserverrl.errors import ConfigError, UnknownEnvError
 
-__all__ = ["EnvMaker", "find_env", "make_env"]
+__all__ = ["EnvMaker", "find_env", "find_vector_env", "make_env"]
 
 EnvMaker = Callable[..., "gymnasium.Env[Any, Any]"]
+VectorMaker = Callable[..., "VectorEnv[Any, Any, Any]"]
 
 _OLD_GYM = (
     "{name} is an environment of the old `gym`; wrap it for Gymnasium with shimmy "
@@ -46,6 +48,33 @@ def find_env(env_id: str) -> EnvMaker:
 
     def make(**arguments: Any) -> gymnasium.Env[Any, Any]:
         return gymnasium.make(spec, disable_env_checker=True, **arguments)
+
+    return make
+
+
+def find_vector_env(env_id: str, *, is_asked: bool) -> VectorMaker | None:
+    """A function that makes a native vector env of `num_envs` envs; None where the env id makes single envs.
+
+    Native is what has no other way to be made, and what is asked to be; ConfigError when it has no such way.
+    """
+    before, separator, name = env_id.rpartition(":")
+    if separator:
+        module = _load_file(before) if before.endswith(".py") else _import(before, env_id)
+        found: Any = getattr(module, name, None)
+        if callable(found) and name not in gymnasium.registry:
+            is_native = is_asked or (isinstance(found, type) and issubclass(found, VectorEnv))
+            maker: VectorMaker | None = found if is_native else None
+            return maker
+    if name not in gymnasium.registry:
+        return None
+    spec = gymnasium.spec(name)
+    if spec.vector_entry_point is None and is_asked:
+        raise ConfigError(f"{env_id} has no vector_entry_point: serve it without --vector")
+    if spec.vector_entry_point is None or not (is_asked or spec.entry_point is None):
+        return None
+
+    def make(num_envs: int, **arguments: Any) -> VectorEnv[Any, Any, Any]:
+        return gymnasium.make_vec(spec, num_envs, vectorization_mode="vector_entry_point", **arguments)
 
     return make
 

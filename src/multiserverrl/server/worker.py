@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import traceback
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,32 +22,36 @@ from multiserverrl.server.commands import (
     DropShard,
     Failed,
     MakeShard,
-    Probe,
     Probed,
     RenderShard,
     Reply,
     ResetShard,
     StepShard,
+    WorkerConfig,
     decode_command,
     pack,
 )
+from multiserverrl.server.making import Source
 from multiserverrl.server.shard import Shard, as_unicode
-from multiserverrl.server.sources import find_env, make_env
-from multiserverrl.wire.jsonvalues import to_json
-from multiserverrl.wire.messages import EnvInfo
-from multiserverrl.wire.spaces import describe_space
+from multiserverrl.server.vectorshard import VectorShard
 from multiserverrl.wire.trees import unpack_tree
 
-__all__ = ["run_worker"]
+__all__ = ["answer_commands", "run_worker"]
 
 
 def run_worker(config: bytes, fds: list[int]) -> None:
     """Serve the front's commands from the socket `fds[0]` until it is closed."""
+    worker_config = msgspec.msgpack.decode(config, type=WorkerConfig)
     os.set_inheritable(fds[0], False)  # an env may start processes of its own
     os.dup2(2, 1)  # an env that prints must not write where a program reads
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    with socket.socket(fileno=fds[0]) as door:
-        worker = _Worker()
+    answer_commands(socket.socket(fileno=fds[0]), Source(worker_config.wrappers, worker_config.vector))
+
+
+def answer_commands(door: socket.socket, source: Source) -> None:
+    """Carry out every command that comes in by `door`, until it is closed; then close the envs, and the door."""
+    worker = _Worker(source)
+    with door:
         try:
             for content in _commands(door):
                 door.sendall(pack(worker.answer(content)))
@@ -77,8 +80,9 @@ def _commands(door: socket.socket) -> Any:
 
 
 class _Worker:
-    def __init__(self) -> None:
-        self.shards: dict[int, Shard] = {}
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.shards: dict[int, Shard | VectorShard] = {}
         self.last_step = b"", StepShard(-1)  # the same few bytes again and again: decoded once
 
     def answer(self, content: bytes) -> Reply:
@@ -116,12 +120,15 @@ class _Worker:
             return Done(values=self.shards[command.shard].call(command.kind, command.name, values))
         if isinstance(command, MakeShard):
             self._drop(command.shard)  # made again: the envs that it had are closed first
-            self.shards[command.shard] = Shard(command, _maker(command))
+            if command.env.autoreset_modes:
+                self.shards[command.shard] = VectorShard(command, self.source.vector_maker(command))
+            else:
+                self.shards[command.shard] = Shard(command, self.source.maker(command))
             return Done()
         if isinstance(command, DropShard):
             self._drop(command.shard)
             return Done()
-        return Probed(_probe(command))
+        return Probed(self.source.probe(command))
 
     def _drop(self, number: int) -> None:
         shard = self.shards.pop(number, None)
@@ -131,44 +138,3 @@ class _Worker:
     def close(self) -> None:
         for shard in self.shards.values():
             shard.close()
-
-
-def _maker(command: MakeShard | Probe) -> Any:
-    """A function that makes one env of the command's; EnvFault says where the env's own code failed."""
-    env_id = command.env_id if isinstance(command, Probe) else command.env.env_id
-    arguments = unpack_tree(command.arguments) if command.arguments else {}
-
-    def make() -> Any:
-        try:
-            return make_env(find_env(env_id), command.render_mode, arguments)
-        except MultiServerRLError:
-            raise
-        except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(place.filename).name}, line {place.lineno}, in {place.name}"
-            raise EnvFault(
-                f"{env_id} cannot be made: {type(error).__name__}: {error} ({where})",
-                "".join(traceback.format_exception(error)),
-            ) from error
-
-    return make
-
-
-def _probe(command: Probe) -> EnvInfo:
-    """Make one env and describe it; SpaceError when it has a space that cannot be carried."""
-    env = _maker(command)()
-    try:
-        spec = env.spec
-        metadata = {str(key): to_json(value) for key, value in (env.metadata or {}).items()}
-        return EnvInfo(
-            env_id=command.env_id,
-            observation_space=describe_space(env.observation_space, "the observation space"),
-            action_space=describe_space(env.action_space, "the action space"),
-            render_modes=[str(mode) for mode in metadata.get("render_modes") or []],
-            metadata=msgspec.json.decode(msgspec.json.encode(metadata)),
-            reward_threshold=None if spec is None else spec.reward_threshold,
-            max_episode_steps=None if spec is None else spec.max_episode_steps,
-            nondeterministic=False if spec is None else bool(spec.nondeterministic),
-        )
-    finally:
-        env.close()

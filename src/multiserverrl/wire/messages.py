@@ -13,6 +13,7 @@ import msgspec
 __all__ = [
     "AUTORESET_MODES",
     "PROTOCOL_VERSION",
+    "WHOLE_LANE",
     "Answer",
     "Call",
     "Called",
@@ -35,6 +36,7 @@ __all__ = [
 
 PROTOCOL_VERSION = 1
 AUTORESET_MODES = ("next_step", "same_step", "disabled")
+WHOLE_LANE = -1  # in the place of a row: the infos of all envs of a lane, in Gymnasium's vector form
 
 
 class Open(msgspec.Struct, array_like=True, frozen=True, tag="open"):
@@ -110,7 +112,11 @@ class Close(msgspec.Struct, array_like=True, frozen=True, tag="close"):
 
 
 class EnvInfo(msgspec.Struct, frozen=True):
-    """What a server serves under one id."""
+    """What a server serves under one id.
+
+    `autoreset_modes`: those that a native vector env has; a session gets such an env whole, in one lane.
+    Empty: single envs, for which the server carries out every mode.
+    """
 
     env_id: str
     observation_space: dict[str, Any]
@@ -120,6 +126,7 @@ class EnvInfo(msgspec.Struct, frozen=True):
     reward_threshold: float | None = None
     max_episode_steps: int | None = None
     nondeterministic: bool = False
+    autoreset_modes: list[str] = []
 
 
 class Opened(msgspec.Struct, array_like=True, frozen=True, tag="opened"):
@@ -151,7 +158,8 @@ class Stepped(msgspec.Struct, array_like=True, frozen=True, tag="stepped"):
     """The answer to Reset and Step: rewards, observations and ends are the body (`arrays.StepLayout`).
 
     `infos`: trees, each a dict from env (its row in the lane) to that env's info; envs without one
-    are left out. `observations`: trees of {row: observation}, for spaces without a fixed size.
+    are left out; a native vector env's infos stand under WHOLE_LANE, as it gives them. `observations`:
+    trees of {row: observation}, for spaces without a fixed size.
     `finals`: the last observations of episodes that ended in same_step, for spaces of fixed size; what
     Gymnasium calls `final_obs`. Elsewhere a `final_obs` stands in the env's info.
     """

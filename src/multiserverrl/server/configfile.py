@@ -1,0 +1,96 @@
+"""The settings of `serve` from a TOML file, and the wrappers from their flags.
+
+A file has the names of docs/settings.md, `env_ids`, and a [[wrapper]] table for each wrapper:
+
+    env_ids = ["CartPole-v1"]
+    count = 8
+
+    [[wrapper]]
+    name = "gymnasium.wrappers:TimeLimit"
+    arguments = { max_episode_steps = 100 }
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from multiserverrl.errors import ConfigError
+from multiserverrl.server.config import ServerConfig, WrapperConfig
+from multiserverrl.settings import settings_of
+
+__all__ = ["read_config_file", "wrappers_of"]
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    """Values for ServerConfig's fields; ConfigError names the file and the key that is unknown or of another type."""
+    kinds: dict[str, Any] = {"env_ids": tuple[str, ...], "wrapper": list[dict[str, Any]]}
+    kinds.update({name: kind for name, kind, *_ in settings_of(ServerConfig)})
+    found: dict[str, Any] = {}
+    for key, value in _parsed(path).items():
+        name = key.replace("-", "_")
+        if name not in kinds:
+            raise ConfigError(f"{path}: {key!r} is no setting of serve{_hint(name, list(kinds))}")
+        try:
+            found[name] = msgspec.convert(value, kinds[name])
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{path}: {key}: {error}") from error
+    if "wrapper" in found:
+        found["wrappers"] = tuple(_wrapper(path, table) for table in found.pop("wrapper"))
+    return found
+
+
+def wrappers_of(flags: Iterable[tuple[str, str]]) -> tuple[WrapperConfig, ...]:
+    """Wrappers from ("--wrapper", "module:Class") and ("--wrapper-arg", "key=value") in the order of the command line.
+
+    An argument belongs to the wrapper before it; its value is JSON where it parses, else text.
+    """
+    wrappers: list[WrapperConfig] = []
+    for flag, text in flags:
+        if flag == "--wrapper":
+            wrappers.append(WrapperConfig(text))
+            continue
+        key, equals, value = text.partition("=")
+        if not wrappers:
+            raise ConfigError(f"--wrapper-arg {text} belongs to the --wrapper before it, and there is none")
+        if not equals or not key.isidentifier():
+            raise ConfigError(f"--wrapper-arg is given as key=value, not {text!r}")
+        wrappers[-1].arguments[key] = _value(value)
+    return tuple(wrappers)
+
+
+def _parsed(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} is not TOML: {error}") from error
+
+
+def _wrapper(path: str, table: dict[str, Any]) -> WrapperConfig:
+    unknown = [key for key in table if key not in ("name", "arguments")]
+    if unknown:
+        raise ConfigError(f"{path}: {unknown[0]!r} is no key of [[wrapper]]; it has name and arguments")
+    try:
+        return msgspec.convert(table, WrapperConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: [[wrapper]]: {error}") from error
+
+
+def _hint(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
