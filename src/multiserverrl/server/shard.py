@@ -20,6 +20,7 @@ from gymnasium.vector.utils import batch_space, iterate
 from multiserverrl.errors import EnvFault, SpaceError
 from multiserverrl.memory import Block
 from multiserverrl.server.commands import Done, MakeShard, body_offset
+from multiserverrl.server.steppers import Steppers
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import BatchLayout, StepLayout
 from multiserverrl.wire.messages import Finals
@@ -44,6 +45,7 @@ class Shard:
         except BaseException:
             self.close()
             raise
+        self._steppers = Steppers(self.envs)
         first = self.envs[0]
         self.needs_reset = [True] * spec.count
         codec = ActionCodec(first.action_space, spec.num_envs)
@@ -114,14 +116,16 @@ class Shard:
         observations, rewards, terminated, truncated = self._observations, self._rewards_now, self._terms, self._truncs
         actions = self._actions() if actions is None else actions
         self._forget_unsent()
-        for index, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
+        began = self._steppers.began
+        for index, (step, action) in enumerate(zip(self._steppers.next_step(), actions, strict=True)):
             try:
                 if may_reset and needs_reset[index]:
-                    observations[index], info = env.reset()
+                    observations[index], info = self.envs[index].reset()
+                    began(index)
                     rewards[index], terminated[index], truncated[index] = 0.0, False, False
                     needs_reset[index] = False
                 else:
-                    obs, rewards[index], is_terminated, is_truncated, info = env.step(action)
+                    obs, rewards[index], is_terminated, is_truncated, info = step(action)
                     terminated[index], truncated[index] = is_terminated, is_truncated
                     if is_terminated or is_truncated:
                         needs_reset[index] = True
@@ -141,6 +145,7 @@ class Shard:
         final = obs.copy() if type(obs) is np.ndarray else copy.deepcopy(obs)  # the env may write over it
         self._check_final(0, final)
         obs, reset_info = self.envs[index].reset()
+        self._steppers.began(index)
         if self._layout.is_fixed:
             self._finals.append((self.spec.first + index, final))
         else:
@@ -226,6 +231,7 @@ class Shard:
             try:
                 env = self.envs[index]
                 obs, info = env.reset(seed=None if seeds is None else seeds[index], options=options)
+                self._steppers.began(index)
                 self._write_obs(row, obs)
             except Exception as error:
                 self._rebuild(index)
@@ -243,6 +249,7 @@ class Shard:
     def call(self, kind: str, name: str, values: Any) -> bytes:
         """Packed {row: value} of an attribute got, set or called."""
         results = {}
+        self._steppers.put_right()
         for index, env in enumerate(self.envs):
             row = self.spec.first + index
             if kind == "set":
@@ -271,6 +278,7 @@ class Shard:
             info = {"final_obs": last, "final_info": {}, **info}
             try:
                 self._observations[index], reset_info = self.envs[index].reset()
+                self._steppers.began(index)
                 info.update(reset_info)
             except Exception as reset_error:
                 self._put_absent(index, reset_error)
@@ -285,6 +293,7 @@ class Shard:
             self.envs[index].close()
         try:
             self.envs[index] = env = self._made()
+            self._steppers.renewed(index)
         except Exception as error:  # the other envs step on; this one is tried again when it is reset
             self._put_absent(index, error)
         else:
@@ -297,9 +306,11 @@ class Shard:
 
         def make_again() -> Env:
             self.envs[index] = waiting or self._made()
+            self._steppers.renewed(index)
             return self.envs[index]
 
         self.envs[index] = _Absent(error, make_again)
+        self._steppers.renewed(index)
 
     def _packed(self) -> Done:
         finals = self._packed_finals()
