@@ -37,6 +37,7 @@ def test_flags_make_the_same_config_as_values() -> None:
         ("hidden", "128,,64"),
         ("hidden", ""),
         ("algorithm", "magic"),
+        ("backend", "abacus"),
         ("stop_at_return", float("nan")),
         ("checkpoint_every_s", 0.0),
     ],
@@ -70,5 +71,5 @@ def test_every_setting_is_checked() -> None:
     from multiserverrl.train import config as module
 
     checked = {*module._AT_LEAST_ONE, *module._SHARES, *module._POSITIVE, *module._NOT_NEGATIVE}
-    checked |= {"episodes", "stop_at_return", "algorithm", "hidden"}
+    checked |= {"episodes", "stop_at_return", "algorithm", "backend", "hidden"}
     assert checked == {field.name for field in dataclasses.fields(TrainConfig)}

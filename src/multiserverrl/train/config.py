@@ -14,6 +14,7 @@ from multiserverrl.settings import flag_name, setting
 __all__ = ["TrainConfig", "config_from_json", "config_to_json"]
 
 ALGORITHMS = ("dqn",)
+BACKENDS = ("numpy", "torch")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class TrainConfig:
     explorers: int = setting(1, "explorer processes [exploration workers]")
 
     algorithm: str = setting("dqn", "how to learn: dqn (n-step double DQN)")
+    backend: str = setting("numpy", "what the learner computes with: numpy, or torch (slower for small networks)")
     n_step: int = setting(8, "rewards summed before the value of the state they led to", unit="steps")
     hidden: str = setting("128,128", "sizes of the network's hidden layers")
     gamma: float = setting(0.99, "discount per step")
@@ -69,6 +71,7 @@ class TrainConfig:
             self, "stop_at_return", self.stop_at_return is None or math.isfinite(self.stop_at_return), "must be finite"
         )
         _require(self, "algorithm", self.algorithm in ALGORITHMS, f"must be one of: {', '.join(ALGORITHMS)}")
+        _require(self, "backend", self.backend in BACKENDS, f"must be one of: {', '.join(BACKENDS)}")
         _require(self, "hidden", _is_sizes(self.hidden), "must be whole numbers with commas, as in 128,128")
         _require(
             self,

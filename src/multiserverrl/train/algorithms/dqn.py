@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from multiserverrl.train.algorithms.dqn_numpy import NumpyDoubleDQNLearner
 from multiserverrl.train.algorithms.protocol import Acted, Array, Batch, Fields, Storage, Updated, Weights
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.networks import mlp, mlp_fields, new_mlp
@@ -55,8 +56,10 @@ class DoubleDQN:
         start, end = self.config.epsilon_start, self.config.epsilon_end
         return start + (end - start) * min(1.0, env_steps / self.config.epsilon_steps)
 
-    def init(self) -> DoubleDQNLearner:
-        return DoubleDQNLearner(self.config, self.task)
+    def init(self) -> DoubleDQNLearner | NumpyDoubleDQNLearner:
+        """The half that learns, in the arithmetic that `--backend` names."""
+        kind = DoubleDQNLearner if self.config.backend == "torch" else NumpyDoubleDQNLearner
+        return kind(self.config, self.task)
 
 
 class DoubleDQNLearner:
