@@ -40,6 +40,7 @@ class Ending:
     passed: Evaluation | None
     last: Evaluation | None
     clock: Clock
+    ended_at_s: float  # CLOCK_MONOTONIC, before the processes were told to end
 
 
 class Reporter:
@@ -105,11 +106,12 @@ class LocalRun:
         try:
             cast.start()
             why = self._supervise(cast, channels)
+            ended_at_s = time.monotonic()  # what follows is no training
             if why == INTERRUPTED:
                 self._reporter.progress.say("stopping: a checkpoint is being written (once more to end at once)")
             cast.end()
             status = self._reporter.last_look(channels.counters(0), self._last)
-            return Ending(why, status, self._passed, self._last, self._clock)
+            return Ending(why, status, self._passed, self._last, self._clock, ended_at_s)
         except KeyboardInterrupt:
             cast.kill()
             raise

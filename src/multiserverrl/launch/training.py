@@ -104,7 +104,7 @@ def _result(ending: Ending, plan: RunPlan) -> dict[str, Any]:
     return {
         "solved": passed is not None,
         "why": ending.why,
-        "wall_s": round(clock.wall_s(passed.published_at_s), 4) if passed else status.wall_s,
+        "wall_s": round(clock.wall_s(passed.published_at_s if passed else ending.ended_at_s), 4),
         "env_steps": passed.env_steps if passed else status.env_steps,
         "updates": passed.updates if passed else status.updates,
         "eval_mean": evaluation.mean if evaluation else None,
