@@ -108,8 +108,8 @@ class Shard:
     def step(self, actions: Iterable[Any] | None = None) -> Done:
         """Every env once; packed infos and packed observations without a fixed size.
 
-        The rows are written after the last env has stepped, all at once (a third of the time of writing
-        each); until then the block holds the step before, which is what a fault falls back on.
+        The rows are written after the last env has stepped, all at once (cheaper than
+        one by one); until then the block holds the step before, which is what a fault falls back on.
         """
         mode, first, needs_reset = self.spec.autoreset_mode, self.spec.first, self.needs_reset
         may_reset, resets_at_once = mode == "next_step", mode == "same_step"

@@ -1,7 +1,7 @@
 """The WebSocket protocol under the stream: the handshake by uvicorn and `websockets`, the messages by hand.
 
 uvicorn's own class parses each frame in a generic parser, queues it for a coroutine, and pauses the
-socket meanwhile: about 50 µs a message on the step path. Here a whole masked message is unmasked and
+socket meanwhile: about 39 µs of a step, measured on a server under load. Here a whole masked message is unmasked and
 handed to a callback at once, and an answer is one write (bench/step.py, row W1).
 """
 
