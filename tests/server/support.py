@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from multiserverrl.client.transport import Address, Connection
 from multiserverrl.wire import frames
-from multiserverrl.wire.messages import PROTOCOL_VERSION, Open
+from multiserverrl.wire.messages import PROTOCOL_VERSION, Open, Resume
 
 
 class Answer(NamedTuple):
@@ -79,11 +79,24 @@ class RawSession:
     """A session spoken in frames, for what no client of ours would send."""
 
     def __init__(self, url: str, env_id: str, num_envs: int = 1, mode: str = "next_step", **opening: Any) -> None:
-        self.connection = Connection(Address.parse(url), 20)
-        self.connection.set_timeout(20)
+        self._connect(url)
         opened = self.ask(Open(PROTOCOL_VERSION, env_id, num_envs, mode, **opening))[0]
         assert type(opened).__name__ == "Opened", opened
         self.opened: Any = opened
+
+    def _connect(self, url: str) -> None:
+        self.url = url
+        self.connection = Connection(Address.parse(url), 20)
+        self.connection.set_timeout(20)
+
+    def resumed(self) -> RawSession:
+        """The same session over another connection."""
+        other = RawSession.__new__(RawSession)
+        other._connect(self.url)
+        other.opened = told = self.opened
+        resumed = other.ask(Resume(PROTOCOL_VERSION, told.session, told.secret, told.incarnation))[0]
+        assert type(resumed).__name__ == "Resumed", resumed
+        return other
 
     def ask(self, message: Any, body: bytes = b"") -> tuple[Any, memoryview]:
         return self.ask_raw(frames.encode(message, body))

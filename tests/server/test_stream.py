@@ -10,11 +10,13 @@ import pytest
 
 from multiserverrl.client.transport import Address, Connection, ConnectionEnded
 from multiserverrl.testing.envs import count_of
+from multiserverrl.testing.serving import serving
 from multiserverrl.wire import frames
 from multiserverrl.wire.messages import PROTOCOL_VERSION, Call, Close, Open, Render, Reset, Resume, Step
 from multiserverrl.wire.trees import pack_tree
 from tests.server.conftest import ENVS
-from tests.server.support import RawSession, request
+from tests.server.support import RawSession
+from tests.server.support import request as http_request
 
 SCRIPTED = f"{ENVS}:Scripted"
 GOOD = np.zeros(2, np.int64).tobytes()
@@ -25,14 +27,22 @@ def counter(tmp_path: Any) -> str:
     return str(tmp_path / "steps")
 
 
-@pytest.fixture
-def raw(url: str, counter: str) -> Iterator[RawSession]:
+@pytest.fixture(scope="module")
+def one_worker() -> Iterator[str]:
+    """A server whose only env worker answers steps by itself."""
+    with serving(SCRIPTED, count=20, workers=1, allow_attr="steps,setting,np_random_seed") as running:
+        yield running.url
+
+
+@pytest.fixture(params=["url", "one_worker"])
+def raw(request: pytest.FixtureRequest, counter: str) -> Iterator[RawSession]:
     """A session of two Scripted envs, reset with seq 1, over frames."""
+    url = request.getfixturevalue(request.param)
     session = RawSession(url, SCRIPTED, 2)
     began, _ = session.ask(Reset(0, 1, [1, 2], pack_tree({"path": counter, "length": 1000})))
     assert type(began).__name__ == "Stepped"
     yield session
-    last = request(
+    last = http_request(
         url, "DELETE", f"/v1/sessions/{session.opened.session}", headers={"Session-Secret": session.opened.secret}
     )
     assert last.status in (200, 410)
@@ -156,9 +166,9 @@ BAD_FRAMES = {
 
 @pytest.mark.parametrize("frame", BAD_FRAMES.values(), ids=BAD_FRAMES)
 def test_bytes_that_are_no_message_are_refused_or_end_the_connection_and_not_the_session(
-    url: str, raw: RawSession, frame: bytes
+    raw: RawSession, frame: bytes
 ) -> None:
-    first = bare(url)
+    first = bare(raw.url)
     first.send(frame)
     assert frames.decode_answer(first.receive())[0].code == "wire"
     first.close()
@@ -167,7 +177,7 @@ def test_bytes_that_are_no_message_are_refused_or_end_the_connection_and_not_the
         raw.connection.receive()
     assert ended.value.close_code == 4002
     raw.connection.close()
-    raw.connection = bare(url)
+    raw.connection = bare(raw.url)
     resumed, _ = raw.ask(Resume(PROTOCOL_VERSION, raw.opened.session, raw.opened.secret, raw.opened.incarnation))
     assert resumed.last_seqs == [1]
     assert type(raw.ask(Step(0, 2), GOOD)[0]).__name__ == "Stepped"
@@ -192,20 +202,18 @@ def test_another_protocol_version_is_refused_with_both_named(url: str) -> None:
         ({"incarnation": 2}, "session_lost"),
     ],
 )
-def test_a_session_is_resumed_only_with_its_own_names(
-    url: str, raw: RawSession, change: dict[str, Any], code: str
-) -> None:
+def test_a_session_is_resumed_only_with_its_own_names(raw: RawSession, change: dict[str, Any], code: str) -> None:
     opened = raw.opened
     names = {"session": opened.session, "secret": opened.secret, "incarnation": opened.incarnation, **change}
-    stranger = bare(url)
+    stranger = bare(raw.url)
     stranger.send(frames.encode(Resume(PROTOCOL_VERSION, **names)))
     assert frames.decode_answer(stranger.receive())[0].code == code
     stranger.close()
     assert type(raw.ask(Step(0, 2), GOOD)[0]).__name__ == "Stepped"  # its holder was not disturbed
 
 
-def test_a_fenced_connection_steps_nothing(url: str, raw: RawSession, counter: str) -> None:
-    opened, newer = raw.opened, bare(url)
+def test_a_fenced_connection_steps_nothing(raw: RawSession, counter: str) -> None:
+    opened, newer = raw.opened, bare(raw.url)
     newer.send(frames.encode(Resume(PROTOCOL_VERSION, opened.session, opened.secret, opened.incarnation)))
     newer.receive()
     with pytest.raises(ConnectionEnded) as ended:
@@ -217,9 +225,9 @@ def test_a_fenced_connection_steps_nothing(url: str, raw: RawSession, counter: s
     newer.close()
 
 
-def test_a_session_closed_over_http_refuses_its_websockets_next_step(url: str, raw: RawSession) -> None:
+def test_a_session_closed_over_http_refuses_its_websockets_next_step(raw: RawSession) -> None:
     secret = {"Session-Secret": raw.opened.secret}
-    assert request(url, "DELETE", f"/v1/sessions/{raw.opened.session}", headers=secret).status == 200
+    assert http_request(raw.url, "DELETE", f"/v1/sessions/{raw.opened.session}", headers=secret).status == 200
     refused, _ = raw.ask(Step(0, 2), GOOD)
     assert refused.code == "session_lost"
 

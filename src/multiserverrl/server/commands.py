@@ -12,7 +12,6 @@ import msgspec
 
 from multiserverrl.memory import BlockHandle
 from multiserverrl.server.config import WrapperConfig
-from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.messages import EnvInfo, Finals
 
 __all__ = [
@@ -22,17 +21,22 @@ __all__ = [
     "Done",
     "DropShard",
     "Failed",
+    "KeptLane",
+    "Lend",
+    "LentLane",
     "MakeShard",
     "Probe",
     "Probed",
     "RenderShard",
     "Reply",
     "ResetShard",
+    "Returned",
     "StepShard",
+    "TakeBack",
+    "Told",
     "WorkerConfig",
-    "body_offset",
     "decode_command",
-    "decode_reply",
+    "decode_told",
     "pack",
 ]
 
@@ -105,6 +109,31 @@ class DropShard(msgspec.Struct, array_like=True, frozen=True, tag="drop"):
     shard: int
 
 
+class LentLane(msgspec.Struct, array_like=True, frozen=True):
+    """Where a lane stands when its session's connection is lent."""
+
+    shard: int
+    last_seq: int
+    was_reset: bool
+
+
+class Lend(msgspec.Struct, array_like=True, frozen=True, tag="lend"):
+    """A client's connection, beside these bytes as a descriptor: answer its steps and resets. No reply.
+
+    All envs of the session are this worker's, one shard a lane.
+    """
+
+    number: int
+    lanes: list[LentLane]
+    max_message_bytes: int
+
+
+class TakeBack(msgspec.Struct, array_like=True, frozen=True, tag="take_back"):
+    """Return a connection that was lent, if it was not returned before."""
+
+    number: int
+
+
 class Done(msgspec.Struct, array_like=True, frozen=True, tag="done"):
     """Done. `infos` and `values` are trees of {row in the lane: value}; empty bytes for none."""
 
@@ -127,15 +156,42 @@ class Failed(msgspec.Struct, array_like=True, frozen=True, tag="failed"):
     traceback: str = ""
 
 
-Command = Probe | MakeShard | ResetShard | StepShard | RenderShard | CallShard | DropShard
+class KeptLane(msgspec.Struct, array_like=True, frozen=True):
+    """Where a lane stands when its connection is returned.
+
+    `request` is the frame of the last request answered while it was lent (empty: none), `answer` the frame that
+    answered it; the body, where it has one, lies in the lane's block.
+    """
+
+    last_seq: int
+    was_reset: bool
+    request: bytes = b""
+    answer: bytes = b""
+    has_body: bool = False
+
+
+class Returned(msgspec.Struct, array_like=True, frozen=True, tag="returned"):
+    """The connection is the front's again; no reply to anything. `unread`: what came and was not acted on.
+
+    `unsent`: the rest of an answer that the client has not taken yet.
+    """
+
+    number: int
+    lanes: list[KeptLane]
+    unread: bytes
+    unsent: bytes
+
+
+Command = Probe | MakeShard | ResetShard | StepShard | RenderShard | CallShard | DropShard | Lend | TakeBack
 Reply = Done | Probed | Failed
+Told = Reply | Returned
 
 _encoder = msgspec.msgpack.Encoder()
 _commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
-_replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+_replies: msgspec.msgpack.Decoder[Told] = msgspec.msgpack.Decoder(Told)
 
 
-def pack(message: Command | Reply) -> bytes:
+def pack(message: Command | Told) -> bytes:
     """A message with its length in front."""
     content = _encoder.encode(message)
     return LENGTH.pack(len(content)) + content
@@ -146,11 +202,6 @@ def decode_command(content: bytes | bytearray | memoryview) -> Command:
     return _commands.decode(content)
 
 
-def decode_reply(content: bytes | bytearray | memoryview) -> Reply:
-    """A reply, without its length."""
+def decode_told(content: bytes | bytearray | memoryview) -> Told:
+    """What a worker says, without its length."""
     return _replies.decode(content)
-
-
-def body_offset(codec: ActionCodec) -> int:
-    """Where the answer's body begins in a lane's block: behind the actions, on a cache line of its own."""
-    return -(-codec.size_bytes // 64) * 64

@@ -143,8 +143,9 @@ def _stopper(server: uvicorn.Server, sessions: Sessions, drain_s: float) -> Call
     draining: list[asyncio.Task[None]] = []
 
     async def drain() -> None:
-        sessions.is_draining = True
         deadline = loop.time() + drain_s
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(sessions.recall_all(), drain_s)
         while sessions.is_busy() and loop.time() < deadline:
             await asyncio.sleep(0.01)
         log("front_stopping", sessions=len(sessions.live))

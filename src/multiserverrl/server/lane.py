@@ -15,20 +15,23 @@ import numpy as np
 
 from multiserverrl.errors import ActionError, MisuseError, SessionLost
 from multiserverrl.memory import Block
+from multiserverrl.server.checks import check_reset, check_step
 from multiserverrl.server.commands import (
     CallShard,
     Command,
     Done,
     DropShard,
     Failed,
+    KeptLane,
+    LentLane,
     MakeShard,
     RenderShard,
     Reply,
     ResetShard,
     StepShard,
-    body_offset,
     pack,
 )
+from multiserverrl.server.laneblock import ANSWERED, BUSY_SINCE, LaneBlock
 from multiserverrl.server.pool import OnReply, Worker, WorkerDied
 from multiserverrl.wire import frames
 from multiserverrl.wire.actions import ActionCodec
@@ -77,10 +80,10 @@ class Lane:
         self.num_envs = sum(count for _, count in placed)
         self.codec = ActionCodec(restore_space(config.env.action_space), self.num_envs)
         self.layout = StepLayout(restore_space(config.env.observation_space), self.num_envs)
-        self._offset = body_offset(self.codec)
-        self._block = Block.create(self._offset + self.layout.size_bytes, "lane")
-        self._actions = self._block.buffer[: self.codec.size_bytes]
-        self._body = self._block.buffer[self._offset : self._offset + self.layout.size_bytes]
+        block = Block.create(LaneBlock.block_bytes(self.codec, self.layout), "lane")
+        self._handle = block.handle
+        self._block = LaneBlock(block, self.codec, self.layout)
+        self._actions, self._body = self._block.actions, self._block.bodies[0]
         self._last_body = bytes(self.layout.size_bytes)  # as answered: what a fault falls back on
         self._loose: list[bytes] = []  # the same for a space without a fixed size
         self._was_reset = False
@@ -109,8 +112,6 @@ class Lane:
             s.worker.call(pack(DropShard(s.key)), self.config.step_deadline_s) for s in self._shards if not s.is_lost()
         ]
         await asyncio.gather(*futures, return_exceptions=True)
-        self._actions.release()
-        self._body.release()
         self._block.close()
 
     def check(self, request: Step | Reset | Render | Call, body: memoryview) -> Any:
@@ -118,13 +119,7 @@ class Lane:
         if self._is_closed:  # by another way than this connection
             raise SessionLost("the session was closed")
         if isinstance(request, Step):
-            if not self._was_reset:
-                raise MisuseError("reset() before the first step()")
-            if self._ended is not None and self._ended.any():
-                rows = np.flatnonzero(self._ended).tolist()
-                raise MisuseError(
-                    f"env {rows} has ended; reset it with options={{'reset_mask': …}} before the next step"
-                )
+            check_step(self._was_reset, self._ended)
             if self.codec.layout is not None:
                 self.codec.check(body)
                 return None
@@ -134,27 +129,53 @@ class Lane:
                 )
             return self.codec.check_tree(unpack_tree(request.actions))
         if isinstance(request, Reset):
-            self._check_reset(request)
+            check_reset(request, self.num_envs, self._was_reset)
         elif isinstance(request, Render) and self.config.render_mode is None:
             raise MisuseError("nothing to render: the session was opened without a render_mode")
         elif isinstance(request, Render) and not self._was_reset:
             raise MisuseError("reset() before the first render()")
         return None
 
-    def _check_reset(self, request: Reset) -> None:
-        if request.seeds is not None and len(request.seeds) != self.num_envs:
-            raise MisuseError(f"{self.num_envs} seeds were expected, one an env, not {len(request.seeds)}")
-        if request.mask is not None and len(request.mask) != self.num_envs:
-            raise MisuseError(f"the mask must have {self.num_envs} bytes, one an env, not {len(request.mask)}")
-        if request.mask is not None and not all(request.mask) and not self._was_reset:
-            raise MisuseError("the first reset() must be of all envs")
-        if request.options and not isinstance(unpack_tree(request.options), dict):
-            raise MisuseError("reset options must be a dict")
-
     def is_plain(self) -> bool:
         """Whether a step is one command to one healthy env worker: the usual case, with nothing to gather."""
         shard = self._shards[0]
         return len(self._shards) == 1 and self.codec.layout is not None and not shard.broken and not shard.is_lost()
+
+    def borrower(self) -> Worker | None:
+        """The env worker that could answer this lane's steps by itself, if any could."""
+        return self._shards[0].worker if self.is_plain() and self.layout.is_fixed and not self._is_closed else None
+
+    def lent(self, last_seq: int) -> LentLane:
+        """Where it stands when its connection is lent to its worker."""
+        return LentLane(self._shards[0].key, last_seq, self._was_reset)
+
+    def is_busy_since(self) -> int:
+        """Since when the worker that answers by itself carries out a request, ns on the monotonic clock; 0: not."""
+        since: int = self._block.words[BUSY_SINCE]
+        return since
+
+    def take_back(self, kept: KeptLane) -> bytes:
+        """Go on where the worker left off; the last answer's frame."""
+        self._was_reset = kept.was_reset
+        self._remember()
+        return kept.answer + self._last_body if kept.has_body else kept.answer
+
+    def survive(self, cause: str) -> int:
+        """Go on where a worker left off that died of `cause`; the last seq that it answered."""
+        for shard in self._shards:
+            shard.broken = cause
+        self._block.settle()
+        self._remember()
+        last_seq: int = self._block.words[ANSWERED]
+        self._was_reset = self._was_reset or last_seq > 0
+        return last_seq
+
+    def _remember(self) -> bytes:
+        """Keep what the block holds now, as answered."""
+        self._last_body = body = bytes(self._body)
+        if self._ended is not None:
+            self._ended = self.layout.terminated(body) | self.layout.truncated(body)
+        return body
 
     def step_plain(self, body: memoryview, on_reply: OnReply) -> None:
         """Every env once, on a plain lane; `on_reply` gets what the worker says, or WorkerDied."""
@@ -252,7 +273,7 @@ class Lane:
             raise SessionLost("the session was closed")
         command = MakeShard(
             shard.key, config.env, config.render_mode, config.arguments, config.autoreset_mode,
-            self._block.handle, self.num_envs, shard.first, shard.count,
+            self._handle, self.num_envs, shard.first, shard.count,
         )  # fmt: skip
         generation = shard.worker.generation
         await shard.worker.ask(command, config.start_deadline_s)
@@ -315,9 +336,7 @@ class Lane:
                 finals.append(reply.finals)
             if reply.values:
                 loose.append(reply.values)
-        self._last_body = body = bytes(self._body)
-        if self._ended is not None:
-            self._ended = self.layout.terminated(body) | self.layout.truncated(body)
+        body = self._remember()
         if not self.layout.is_fixed and isinstance(request, Reset) and request.mask is not None:
             # the envs that were not reset keep their observation
             loose = [pack_tree({**self._loose_rows(), **_rows_of(loose)})]

@@ -27,8 +27,9 @@ from multiserverrl.server.commands import (
     Probe,
     Probed,
     Reply,
+    Returned,
     WorkerConfig,
-    decode_reply,
+    decode_told,
     pack,
 )
 from multiserverrl.wire.messages import EnvInfo
@@ -61,6 +62,21 @@ class WorkerHandle(Protocol):
         """End it at once, as far as that can be."""
 
 
+class Borrowing(Protocol):
+    """A connection that is lent to an env worker; a `lending.Loan` is one."""
+
+    number: int
+
+    def overdue_s(self) -> float | None:
+        """By how much its request is past its deadline; None while none runs."""
+
+    def returned(self, returned: Returned) -> None:
+        """The worker gave it back."""
+
+    def lost(self, cause: str) -> None:
+        """The worker died of `cause`."""
+
+
 StartWorker = Callable[[int, socket.socket], WorkerHandle]
 
 
@@ -88,6 +104,8 @@ class Worker(asyncio.Protocol):
         self.failure_cause = ""  # set when it is killed on purpose
         self._transport: asyncio.Transport | None = None
         self._fd = -1
+        self._door: socket.socket | None = None  # the same socket, to pass descriptors by
+        self._loans: dict[int, Borrowing] = {}
         self._waiting: deque[tuple[OnReply, float]] = deque()
         self._head_since = 0.0
         self._arrived = bytearray()
@@ -111,6 +129,20 @@ class Worker(asyncio.Protocol):
             return os.write(self._fd, command)
         except OSError:  # full, or broken: the transport finds out
             return 0
+
+    def lend(self, loan: Borrowing, command: bytes, fd: int) -> bool:
+        """Pass a client's connection on, with the packed command that says so; False when that cannot be done now."""
+        transport, door = self._transport, self._door
+        if transport is None or door is None or transport.get_write_buffer_size():
+            return False
+        try:
+            sent = socket.send_fds(door, [command], [fd])
+        except OSError:
+            return False
+        if sent < len(command):
+            transport.write(command[sent:])
+        self._loans[loan.number] = loan
+        return True
 
     def call(self, command: bytes, deadline_s: float) -> asyncio.Future[Reply]:
         """Like `post`; the future gives the reply, or raises WorkerDied."""
@@ -142,7 +174,11 @@ class Worker(asyncio.Protocol):
             raise WorkerDied(f"env worker {self.index} did not start again within {timeout_s:.0f} s") from None
 
     def overdue_s(self, now: float) -> float:
-        """By how much its oldest command is past its deadline; negative while it is not."""
+        """By how much the oldest of what it does is past its deadline; negative while it is not."""
+        late = [late for loan in self._loans.values() if (late := loan.overdue_s()) is not None]
+        if late:
+            self._head_since = now  # a command waits for such a step, its own time begins afterwards
+            return max(late)
         return now - self._head_since - self._waiting[0][1] if self._waiting else -1.0
 
     async def start(self) -> None:
@@ -159,6 +195,7 @@ class Worker(asyncio.Protocol):
         self.generation += 1
         self.failure_cause = ""
         self._arrived.clear()
+        self._door = ours.dup() if hasattr(socket, "send_fds") else None
         await self._loop.connect_accepted_socket(lambda: self, ours)
         self.is_up.set()
 
@@ -179,16 +216,26 @@ class Worker(asyncio.Protocol):
             self._reply(content)
 
     def _reply(self, content: bytes) -> None:
+        told = decode_told(content)
+        if type(told) is Returned:
+            self._loans.pop(told.number).returned(told)
+            return
         on_reply, _ = self._waiting.popleft()
         self._head_since = self._loop.time()
-        on_reply(decode_reply(content))
+        on_reply(cast("Reply", told))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport, self._fd = None, -1
         self.is_up.clear()
         cause = self.failure_cause or self._exit_cause()
         waiting, self._waiting = self._waiting, deque()
+        loans, self._loans = self._loans, {}
+        if self._door is not None:
+            self._door.close()
+            self._door = None
         self._on_death(self, cause)
+        for loan in loans.values():
+            loan.lost(f"env worker {self.index} ended: {cause}")
         for on_reply, _ in waiting:
             on_reply(WorkerDied(f"env worker {self.index} ended: {cause}"))
 

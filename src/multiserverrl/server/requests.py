@@ -115,6 +115,7 @@ class Requests:
 
     async def perform(self, session: LiveSession, connection: int | None, frame: bytes) -> bytes:
         """Carry a frame's request out, exactly once, and return the frame of its answer."""
+        await session.recall()
         request, body = frames.decode_request(frame)
         if isinstance(request, (Open, Resume)):
             return frames.encode(Refused(0, 0, WireError.code, "a session is already open on this connection"))

@@ -26,6 +26,7 @@ from multiserverrl.errors import (
 from multiserverrl.observe.log import log
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.lane import Lane, LaneConfig
+from multiserverrl.server.lending import Loan
 from multiserverrl.server.pool import WorkerDied, WorkerPool
 from multiserverrl.wire.messages import (
     AUTORESET_MODES,
@@ -50,6 +51,12 @@ class LiveSession:
         self.num_envs = sum(lane.num_envs for lane in lanes)
         self.env = lanes[0].config.env
         self.waiters: dict[int, list[asyncio.Future[bytes]]] = {}
+        self.loan: Loan | None = None  # while an env worker answers its client
+
+    async def recall(self) -> None:
+        """Until no env worker holds the session's connection: from then on, as long as nothing is awaited."""
+        while self.loan is not None:
+            await self.loan.recall()
 
 
 class Sessions:
@@ -204,10 +211,13 @@ class Sessions:
 
     # -- resuming, closing -----------------------------------------------------------------------
 
-    def resume(self, request: Resume, connection: int) -> tuple[LiveSession, Resumed]:
+    async def resume(self, request: Resume, connection: int) -> tuple[LiveSession, Resumed]:
         """The session goes on over this connection; the one that held it is fenced."""
         _check_version(request.version)
         session = self.get(request.session)
+        session.state.authenticate(request.secret)
+        await session.recall()
+        session = self.get(request.session)  # it may have ended meanwhile
         fenced = session.state.resume(connection, request.secret, request.incarnation, self._now())
         if fenced is not None and fenced != connection:
             self.fence(fenced)
@@ -243,21 +253,28 @@ class Sessions:
         if self.live.pop(session.state.id, None) is None:
             return None
         log("session_closed", session=session.state.id, reason=reason)
-        if session.state.connection is not None and reason != "closed by its client":
-            self.fence(session.state.connection)
-        closing = asyncio.get_running_loop().create_task(self._free(session, from_lane))
+        if session.loan is None:
+            self._fence_out(session, reason)
+        closing = asyncio.get_running_loop().create_task(self._free(session, reason, from_lane))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         return closing
 
-    async def _free(self, session: LiveSession, from_lane: int | None) -> None:
+    async def _free(self, session: LiveSession, reason: str, from_lane: int | None) -> None:
         try:
+            if session.loan is not None:
+                await session.recall()
+                self._fence_out(session, reason)
             await self._until_idle(session, from_lane)
             await asyncio.gather(*(lane.close() for lane in session.lanes), return_exceptions=True)
         finally:
             for lane in session.lanes:
                 self.pool.release(lane.placed)
             await self._give_back(session.num_envs)
+
+    def _fence_out(self, session: LiveSession, reason: str) -> None:
+        if session.state.connection is not None and reason != "closed by its client":
+            self.fence(session.state.connection)
 
     async def _until_idle(self, session: LiveSession, from_lane: int | None) -> None:
         for index, lane in enumerate(session.state.lanes):
@@ -269,6 +286,11 @@ class Sessions:
     async def _close_owner(self, owner: str) -> None:
         for session in [live for live in self.live.values() if live.state.owner == owner]:
             await self.close(session, "its owner opened another")
+
+    async def recall_all(self) -> None:
+        """Until every connection is the front's again; none is lent from now on."""
+        self.is_draining = True
+        await asyncio.gather(*(session.recall() for session in list(self.live.values())))
 
     def expire(self) -> None:
         """Begin to close every session whose time is over; an env that is slow to close keeps nobody waiting."""

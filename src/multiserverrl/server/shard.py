@@ -17,9 +17,10 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.vector.utils import batch_space, iterate
 
-from multiserverrl.errors import EnvFault, SpaceError
+from multiserverrl.errors import EnvFault, MultiServerRLError, SpaceError
 from multiserverrl.memory import Block
-from multiserverrl.server.commands import Done, MakeShard, body_offset
+from multiserverrl.server.commands import Done, Failed, MakeShard
+from multiserverrl.server.laneblock import LaneBlock
 from multiserverrl.server.steppers import Steppers
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import BatchLayout, StepLayout
@@ -27,7 +28,7 @@ from multiserverrl.wire.messages import Finals
 from multiserverrl.wire.spaces import describe_space
 from multiserverrl.wire.trees import carriable, pack_tree
 
-__all__ = ["FAULT_KEY", "Shard", "as_unicode", "fault_info"]
+__all__ = ["FAULT_KEY", "Shard", "as_unicode", "failed_by", "fault_info"]
 
 Env = gymnasium.Env[Any, Any]
 FAULT_KEY = "multiserverrl"
@@ -48,20 +49,14 @@ class Shard:
         self._steppers = Steppers(self.envs)
         first = self.envs[0]
         self.needs_reset = [True] * spec.count
-        codec = ActionCodec(first.action_space, spec.num_envs)
-        layout = StepLayout(first.observation_space, spec.num_envs)
-        self._block = Block.open(spec.block)
-        body = self._block.buffer[body_offset(codec) :]
-        self._rewards, self._terminated, self._truncated = (
-            layout.rewards(body),
-            layout.terminated(body),
-            layout.truncated(body),
-        )
-        self._layout, self._body = layout, body
+        self.codec = ActionCodec(first.action_space, spec.num_envs)
+        self._layout = StepLayout(first.observation_space, spec.num_envs)
+        self.block = LaneBlock(Block.open(spec.block), self.codec, self._layout)
         self._loose_obs: dict[int, Any] = {}  # of this step, for spaces without a fixed size
         self._last_loose: dict[int, Any] = {}
-        self._write_obs = layout.row_writer(body, "obs") if layout.is_fixed else self._loose_obs.__setitem__
-        self._actions = self._action_reader(codec)
+        self._areas = [_Area(self._layout, body, spec, self._loose_obs) for body in self.block.bodies]
+        self._area = self._last = self._areas[0]
+        self._actions = self._action_reader(self.codec)
         self._infos: dict[int, Any] = {}
         self._finals: list[tuple[int, Any]] = []
         self._check_final = self._final_checker()
@@ -70,15 +65,12 @@ class Shard:
         self._rewards_now: list[Any] = [0.0] * spec.count
         self._terms: list[Any] = [False] * spec.count
         self._truncs: list[Any] = [False] * spec.count
-        self._stacked, self._leaf_shape = self._stack_of_rows()
 
-    def _stack_of_rows(self) -> tuple[np.ndarray[Any, Any] | None, tuple[int, ...]]:
-        """The shard's rows of the block as (count * shape[0], *shape[1:]), for a space that is one array with axes."""
-        leaves = self._layout.leaves
-        if not self._layout.is_fixed or len(leaves) != 1 or leaves[0].path or not leaves[0].shape:
-            return None, ()
-        rows = self._layout.arrays(self._body)[0][self.spec.first : self.spec.first + self.spec.count]
-        return rows.reshape(-1, *leaves[0].shape[1:]), leaves[0].shape
+    def write_to(self, area: int, *, keeps: bool = False) -> None:
+        """Write the next answer to body 0 or 1; the last one stays whole. `keeps`: begin with its rows."""
+        self._last, self._area = self._area, self._areas[area]
+        if keeps and self._area is not self._last:
+            self._area.body[:] = self._last.body
 
     def _made(self) -> Env:
         env = self._make()
@@ -93,14 +85,14 @@ class Shard:
         first, last = self.spec.first, self.spec.first + self.spec.count
         if codec.layout is None:
             return list
-        arrays = codec.layout.arrays(self._block.buffer)
+        arrays = codec.layout.arrays(self.block.buffer)
         if isinstance(codec.space, gymnasium.spaces.Discrete):
             mine = arrays[0][first:last]
             return mine.tolist
         batched, layout = batch_space(codec.space, self.spec.count), codec.layout
 
         def read() -> Iterable[Any]:
-            batch = layout.batch(bytearray(self._block.buffer[: layout.end]))  # the env may keep its action
+            batch = layout.batch(bytearray(self.block.actions))  # the env may keep its action
             return iterate(batched, _rows(batch, first, last))
 
         return read
@@ -180,28 +172,29 @@ class Shard:
 
     def _write_rows(self) -> None:
         """This step's rows into the block; an observation that its space says otherwise of is a fault of its env."""
+        area = self._area
         self._write_numbers()
-        if self._stacked is None or not self._write_stacked(self._stacked):
+        if area.stacked is None or not self._write_stacked(area.stacked, area.leaf_shape):
             for index in range(self.spec.count):
                 try:
-                    self._write_obs(self.spec.first + index, self._observations[index])
+                    area.write_obs(self.spec.first + index, self._observations[index])
                 except SpaceError as error:
                     self._fault(index, error)
-                    self._write_obs(self.spec.first + index, self._observations[index])
+                    area.write_obs(self.spec.first + index, self._observations[index])
                     self._write_numbers()
 
     def _write_numbers(self) -> None:
         """Rewards and ends into the block; a reward that is no number is a fault of its env."""
-        rows = slice(self.spec.first, self.spec.first + self.spec.count)
+        area = self._area
         try:
-            self._rewards[rows] = self._rewards_now
-            self._terminated[rows] = self._terms if True in self._terms else False
-            self._truncated[rows] = self._truncs if True in self._truncs else False
+            area.rewards[...] = self._rewards_now
+            area.terminated[...] = self._terms if True in self._terms else False
+            area.truncated[...] = self._truncs if True in self._truncs else False
         except (TypeError, ValueError):
             for index in range(self.spec.count):
                 self._check_numbers(index)
-            self._rewards[rows] = self._rewards_now
-            self._terminated[rows], self._truncated[rows] = self._terms, self._truncs
+            area.rewards[...] = self._rewards_now
+            area.terminated[...], area.truncated[...] = self._terms, self._truncs
 
     def _check_numbers(self, index: int) -> None:
         try:
@@ -210,11 +203,11 @@ class Shard:
         except (TypeError, ValueError) as error:
             self._fault(index, error)
 
-    def _write_stacked(self, rows: np.ndarray[Any, Any]) -> bool:
+    def _write_stacked(self, rows: np.ndarray[Any, Any], shape: tuple[int, ...]) -> bool:
         """All observations in one go, when each is just the array that the space says."""
         observations, count = self._observations, self.spec.count
         try:
-            if [obs.shape for obs in observations].count(self._leaf_shape) != count:
+            if [obs.shape for obs in observations].count(shape) != count:
                 return False
             np.concatenate(observations, out=rows, casting="no")
         except (AttributeError, TypeError):  # not an array, or not of the space's dtype
@@ -224,6 +217,7 @@ class Shard:
     def reset(self, seeds: list[int | None] | None, options: Any, mask: bytes | None) -> Done:
         """Reset the envs that the mask names; EnvFault when one raises, with its traceback."""
         self._forget_unsent()
+        area = self._area
         for index in range(self.spec.count):
             if mask is not None and not mask[index]:
                 continue
@@ -232,12 +226,12 @@ class Shard:
                 env = self.envs[index]
                 obs, info = env.reset(seed=None if seeds is None else seeds[index], options=options)
                 self._steppers.began(index)
-                self._write_obs(row, obs)
+                area.write_obs(row, obs)
             except Exception as error:
                 self._rebuild(index)
                 raise _env_fault(error, row) from error
             self.needs_reset[index] = False
-            self._rewards[row], self._terminated[row], self._truncated[row] = 0.0, False, False
+            area.rewards[index], area.terminated[index], area.truncated[index] = 0.0, False, False
             if info:
                 self._infos[row] = info
         return self._packed()
@@ -286,7 +280,9 @@ class Shard:
 
     def _last_observation(self, row: int) -> Any:
         """A copy of what the block holds: the step before, while this one is not written."""
-        return copy.deepcopy(self._layout.row(self._body, row) if self._layout.is_fixed else self._last_loose.get(row))
+        return copy.deepcopy(
+            self._layout.row(self._last.body, row) if self._layout.is_fixed else self._last_loose.get(row)
+        )
 
     def _rebuild(self, index: int) -> None:
         with contextlib.suppress(Exception):
@@ -329,6 +325,23 @@ class Shard:
             return Done(pack_tree({row: _kept(info) for row, info in infos.items()}), observations, finals)
 
 
+class _Area:
+    """One of the lane's bodies, as the shard's rows of it."""
+
+    def __init__(self, layout: StepLayout, body: memoryview, spec: MakeShard, loose_obs: dict[int, Any]) -> None:
+        rows = slice(spec.first, spec.first + spec.count)
+        self.body = body
+        self.rewards = layout.rewards(body)[rows]
+        self.terminated, self.truncated = layout.terminated(body)[rows], layout.truncated(body)[rows]
+        self.write_obs = layout.row_writer(body, "obs") if layout.is_fixed else loose_obs.__setitem__
+        self.stacked: np.ndarray[Any, Any] | None = None  # (count * shape[0], *shape[1:]), for one array with axes
+        self.leaf_shape: tuple[int, ...] = ()
+        leaves = layout.leaves
+        if layout.is_fixed and len(leaves) == 1 and not leaves[0].path and leaves[0].shape:
+            self.leaf_shape = leaves[0].shape
+            self.stacked = layout.arrays(body)[0][rows].reshape(-1, *self.leaf_shape[1:])
+
+
 class _Absent(gymnasium.Env[Any, Any]):
     """In the place of an env that could not be made, or reset, after a fault: makes it when it is reset."""
 
@@ -348,6 +361,16 @@ def fault_info(error: BaseException) -> dict[str, str]:
         "fault": as_unicode(f"{type(error).__name__}: {error}"),
         "traceback": as_unicode("".join(traceback.format_exception(error))),
     }
+
+
+def failed_by(error: Exception) -> Failed:
+    """What the client is told of an operation that raised."""
+    if isinstance(error, EnvFault):
+        return Failed(error.code, as_unicode(error.args[0]), as_unicode(error.remote_traceback))
+    if isinstance(error, MultiServerRLError):
+        return Failed(error.code, as_unicode(str(error)))
+    told = fault_info(error)
+    return Failed(EnvFault.code, told["fault"], told["traceback"])
 
 
 def as_unicode(text: str) -> str:

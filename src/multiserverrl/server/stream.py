@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from multiserverrl.errors import EnvFault, MultiServerRLError, VersionMismatch, WireError
+from multiserverrl.server.lending import lend
 from multiserverrl.server.requests import Requests
 from multiserverrl.server.sessions import LiveSession, Sessions
 from multiserverrl.server.websocket import EXTENSION, StreamProtocol
@@ -22,6 +23,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 CLOSED_FENCED = 4001  # a newer connection took the session over, or the session ended
 CLOSED_BAD = 4002  # bytes that are no message
+_MOST_EARLY = 256  # requests that came before the answer to a resume
 
 
 class Stream:
@@ -62,12 +64,25 @@ class _Connection:
         self.protocol, self._number = protocol, number
         self._session: LiveSession | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._early: list[bytes] | None = None  # what came while the session was resumed
         protocol.begin(self._on_message)
+
+    def _answer(self, frame: bytes) -> None:
+        self.protocol.send_message(frame)
+        asyncio.get_running_loop().call_soon(self._lend)  # when the books of this request are kept
+
+    def _lend(self) -> None:
+        """Let the env worker answer by itself from now on, where it can."""
+        session, sessions = self._session, self._sessions
+        if session is not None and session.state.connection == self._number and not sessions.is_draining:
+            lend(session, self.protocol, sessions.config.max_message_bytes)
 
     def _on_message(self, frame: bytes) -> None:
         try:
             if self._session is not None:
-                self._requests.submit(self._session, self._number, frame, self.protocol.send_message)
+                self._requests.submit(self._session, self._number, frame, self._answer)
+            elif self._early is not None and len(self._early) < _MOST_EARLY:
+                self._early.append(frame)
             elif self._opening is not None and not self._opening.done():
                 raise WireError("wait for the answer to open before the next message")
             else:
@@ -82,8 +97,8 @@ class _Connection:
             if isinstance(request, Open):
                 self._opening = asyncio.get_running_loop().create_task(self._open(request))
             elif isinstance(request, Resume):
-                self._session, resumed = self._sessions.resume(request, self._number)
-                self.protocol.send_message(frames.encode(resumed))
+                self._early = []
+                self._opening = asyncio.get_running_loop().create_task(self._resume(request))
             else:
                 raise WireError("open or resume a session first")
         except MultiServerRLError as error:
@@ -96,7 +111,20 @@ class _Connection:
             self._refuse(error)
             return
         self._session = self._sessions.live[opened.session]
-        self.protocol.send_message(frames.encode(opened))
+        self._answer(frames.encode(opened))
+
+    async def _resume(self, request: Resume) -> None:
+        early: list[bytes] = []
+        try:
+            self._session, resumed = await self._sessions.resume(request, self._number)
+        except MultiServerRLError as error:
+            self._refuse(error)
+        else:
+            self._answer(frames.encode(resumed))
+            early = self._early or []
+        self._early = None
+        for frame in early:
+            self._on_message(frame)
 
     def _refuse(self, error: MultiServerRLError) -> None:
         remote_traceback = error.remote_traceback if isinstance(error, EnvFault) else ""

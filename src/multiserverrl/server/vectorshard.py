@@ -17,7 +17,8 @@ from gymnasium.vector import VectorEnv
 
 from multiserverrl.errors import EnvFault, MisuseError, SpaceError
 from multiserverrl.memory import Block
-from multiserverrl.server.commands import Done, MakeShard, body_offset
+from multiserverrl.server.commands import Done, MakeShard
+from multiserverrl.server.laneblock import LaneBlock
 from multiserverrl.server.shard import FAULT_KEY, fault_info
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import StepLayout, fit, flatten
@@ -38,17 +39,29 @@ class VectorShard:
         self._env: Vector | None = None
         env = self._ready()
         self._needs_reset = True
-        codec = ActionCodec(env.single_action_space, spec.num_envs)
-        assert codec.layout is not None  # others are refused when the env is described
-        self._action_layout = codec.layout
+        self.codec = ActionCodec(env.single_action_space, spec.num_envs)
+        assert self.codec.layout is not None  # others are refused when the env is described
+        self._action_layout = self.codec.layout
         self._layout = layout = StepLayout(env.single_observation_space, spec.num_envs)
         self._leaves = [leaf._replace(shape=(spec.num_envs, *leaf.shape)) for leaf in layout.leaves]
-        self._block = Block.open(spec.block)
-        self._body = body = self._block.buffer[body_offset(codec) :]
-        self._observations = layout.arrays(body)
-        self._numbers = layout.rewards(body), layout.terminated(body), layout.truncated(body)
+        self.block = LaneBlock(Block.open(spec.block), self.codec, layout)
+        self._areas = [
+            (layout.arrays(body), (layout.rewards(body), layout.terminated(body), layout.truncated(body)))
+            for body in self.block.bodies
+        ]
+        self._area = 0
+        self._body = self.block.bodies[0]  # the last one that is whole
+        self._observations, self._numbers = self._areas[0]  # of the one that is written next
 
-    def step(self, actions: None = None) -> Done:
+    def write_to(self, area: int, *, keeps: bool = False) -> None:
+        """Write the next answer to body 0 or 1; the last one stays whole. `keeps`: begin with its rows."""
+        self._body = self.block.bodies[self._area]
+        self._area = area
+        self._observations, self._numbers = self._areas[area]
+        if keeps:
+            self.block.bodies[area][:] = self._body
+
+    def step(self, actions: object = None) -> Done:
         """All envs once, on the actions in the block; after a fault in `next_step`, the reset that follows it."""
         try:
             if self._needs_reset:
@@ -58,7 +71,7 @@ class VectorShard:
                 self._write(observations, 0.0, False, False)
                 self._needs_reset = False
             else:
-                batch = self._action_layout.batch(bytearray(self._block.buffer[: self._action_layout.end]))
+                batch = self._action_layout.batch(bytearray(self.block.actions))
                 observations, rewards, terminated, truncated, infos = self._ready().step(batch)
                 self._write(observations, rewards, terminated, truncated)
         except Exception as error:  # whatever the env raises is the client's to see
@@ -144,6 +157,7 @@ class VectorShard:
     def _fault(self, error: Exception) -> Done:
         """Every env ends: its last observation, reward 0, truncated; made anew, and reset in same_step."""
         last = self._layout.rows(bytearray(self._body))
+        self.block.bodies[self._area][:] = self._body
         infos: dict[int, dict[str, Any]] = {row: {FAULT_KEY: fault_info(error)} for row in range(self.spec.num_envs)}
         self._give_up()
         if self.spec.autoreset_mode == "same_step":

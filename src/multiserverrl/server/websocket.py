@@ -7,19 +7,31 @@ handed to a callback at once, and an answer is one write (bench/step.py, row W1)
 
 from __future__ import annotations
 
+import contextlib
 import os
-import struct
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from multiserverrl.wire.websocket import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    frame_head,
+    next_message,
+    unmasked,
+)
+
 __all__ = ["EXTENSION", "StreamProtocol"]
 
 EXTENSION = "multiserverrl.connection"  # where the ASGI scope holds the protocol itself
 
-_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 _MOST_PARTS = 4096  # of one message
 _TOO_BIG, _PROTOCOL_ERROR, _UNSUPPORTED = 1009, 1002, 1003
 
@@ -53,8 +65,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             return
         waiting = self._waiting
         if not waiting and not self._parts:
-            payload = _only_message(data)
-            if payload is not None and len(payload) <= self.config.ws_max_size:
+            payload, end = next_message(data)
+            if payload is not None and end == len(data) and len(payload) <= self.config.ws_max_size:
                 self._on_message(payload)
                 return
         waiting += data
@@ -80,8 +92,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         end = start + 4 + size
         if len(data) < end:
             return 0
-        payload = _unmasked(data[start : start + 4], data[start + 4 : end])
-        if first == 0x80 | _BINARY and not self._parts:  # the usual case
+        payload = unmasked(data[start : start + 4], data[start + 4 : end])
+        if first == 0x80 | BINARY and not self._parts:  # the usual case
             assert self._on_message is not None
             self._on_message(payload)
         else:
@@ -90,20 +102,20 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     def _unusual(self, opcode: int, is_last: bool, payload: bytes) -> None:
         """Control frames and messages in parts."""
-        if opcode == _PING:
-            self.transport.write(_frame(_PONG, payload[:125]))
-        elif opcode == _CLOSE:
+        if opcode == PING:
+            self.transport.write(_frame(PONG, payload[:125]))
+        elif opcode == CLOSE:
             self.close(int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1000, "")
-        elif opcode == _TEXT:
+        elif opcode == TEXT:
             self._fail(_UNSUPPORTED, "messages are binary; for JSON use the HTTP routes, see /docs")
-        elif opcode in (_BINARY, _CONTINUATION) and (opcode == _CONTINUATION) == bool(self._parts):
+        elif opcode in (BINARY, CONTINUATION) and (opcode == CONTINUATION) == bool(self._parts):
             self._parts.append(payload)
             self._parts_bytes += len(payload)
             if is_last:
                 message, self._parts, self._parts_bytes = b"".join(self._parts), [], 0
                 assert self._on_message is not None
                 self._on_message(message)
-        elif opcode != _PONG:
+        elif opcode != PONG:
             self._fail(_PROTOCOL_ERROR, f"a frame of kind {opcode} is out of place")
 
     def send_message(self, message: bytes) -> None:
@@ -113,7 +125,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         """
         if self.close_sent or self.disconnected or self.transport.is_closing():
             return
-        frame = _frame(_BINARY, message)
+        frame = _frame(BINARY, message)
         if self._fd >= 0 and not self.transport.get_write_buffer_size():
             try:
                 sent = os.write(self._fd, frame)
@@ -126,12 +138,36 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             frame = frame[sent:]
         self.transport.write(frame)
 
+    def lend(self) -> int:
+        """Stop reading, and give the socket's descriptor to read and write by; -1 when it cannot be lent now."""
+        busy = self._waiting or self._parts or self.close_sent or self.disconnected or self.transport.is_closing()
+        if self._fd < 0 or busy or self.transport.get_write_buffer_size():
+            return -1
+        self.transport.pause_reading()
+        return self._fd
+
+    def take_back(self, unread: bytes, unsent: bytes) -> None:
+        """Go on where a borrower left off."""
+        if self.disconnected or self.transport.is_closing():
+            return
+        if unsent:
+            self.transport.write(unsent)
+        self.transport.resume_reading()
+        if unread:
+            self.data_received(unread)
+
+    def cut(self) -> None:
+        """Cut the connection without a word, whoever else has it open; the client comes back."""
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._fd)) as held:
+            held.shutdown(socket.SHUT_RDWR)
+        self.transport.abort()
+
     def close(self, code: int, reason: str) -> None:
         """Close with a code; the application learns of it as a disconnect."""
         if self.close_sent or self.disconnected:
             return
         self.close_sent = True
-        self.transport.write(_frame(_CLOSE, code.to_bytes(2, "big") + reason.encode()[:120]))
+        self.transport.write(_frame(CLOSE, code.to_bytes(2, "big") + reason.encode()[:120]))
         self.transport.close()
 
     def _fail(self, code: int, reason: str) -> int:
@@ -148,30 +184,5 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self.transport.resume_reading()
 
 
-def _only_message(data: bytes) -> bytes | None:
-    """The payload, when these bytes are exactly one masked binary message of less than 64 KiB: the usual case."""
-    if len(data) < 6 or data[0] != 0x80 | _BINARY or data[1] < 0x80:
-        return None
-    size, start = data[1] & 0x7F, 2
-    if size == 126:
-        size, start = data[2] << 8 | data[3], 4
-    if size == 127 or len(data) != start + 4 + size:
-        return None
-    return _unmasked(data[start : start + 4], data[start + 4 :])
-
-
-def _unmasked(key: bytes | bytearray, payload: bytes | bytearray) -> bytes:
-    """RFC 6455, 5.3, as one XOR of two long integers."""
-    size = len(payload)
-    repeated = (bytes(key) * (size // 4 + 1))[:size]
-    return (int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")).to_bytes(size, "little")
-
-
 def _frame(opcode: int, payload: bytes) -> bytes:
-    """RFC 6455, 5.2: final, not masked."""
-    size = len(payload)
-    if size < 126:
-        return bytes((0x80 | opcode, size)) + payload
-    if size < 1 << 16:
-        return struct.pack("!BBH", 0x80 | opcode, 126, size) + payload
-    return struct.pack("!BBQ", 0x80 | opcode, 127, size) + payload
+    return frame_head(opcode, len(payload)) + payload

@@ -1,40 +1,45 @@
 """An env worker: a process that steps real envs, one command after the other, and knows nothing of HTTP.
 
-What an env prints on stdout goes to stderr; the socket to the front is the only way in and out.
+What an env prints on stdout goes to stderr. The only ways in and out are the socket to the front, and the
+connections of clients that the front lends (see `borrowed`).
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
-import traceback
-from typing import Any
+from collections import deque
 
 import msgspec
 
-from multiserverrl.errors import EnvFault, MultiServerRLError
+from multiserverrl.server.borrowed import Borrowed
 from multiserverrl.server.commands import (
     LENGTH,
     CallShard,
     Command,
     Done,
     DropShard,
-    Failed,
+    Lend,
     MakeShard,
+    Probe,
     Probed,
     RenderShard,
     Reply,
     ResetShard,
     StepShard,
+    TakeBack,
     WorkerConfig,
     decode_command,
     pack,
 )
 from multiserverrl.server.making import Source
-from multiserverrl.server.shard import Shard, as_unicode
+from multiserverrl.server.shard import Shard, failed_by
 from multiserverrl.server.vectorshard import VectorShard
 from multiserverrl.wire.trees import unpack_tree
+
+_CHUNK_BYTES, _MOST_FDS = 1 << 16, 16
 
 __all__ = ["answer_commands", "run_worker"]
 
@@ -50,52 +55,87 @@ def run_worker(config: bytes, fds: list[int]) -> None:
 
 def answer_commands(door: socket.socket, source: Source) -> None:
     """Carry out every command that comes in by `door`, until it is closed; then close the envs, and the door."""
-    worker = _Worker(source)
+    worker = _Worker(door, source)
     with door:
         try:
-            for content in _commands(door):
-                door.sendall(pack(worker.answer(content)))
+            worker.run()
         except (ConnectionError, BrokenPipeError):
             pass  # the front is gone
         finally:
             worker.close()
 
 
-def _commands(door: socket.socket) -> Any:
-    """Each command's bytes; ends when the front closes the socket."""
-    waiting = bytearray()
-    while True:
+class _Worker:
+    """The envs of one process, the door to the front, and the connections that the front has lent."""
+
+    def __init__(self, door: socket.socket, source: Source) -> None:
+        self.door, self.source = door, source
+        self.shards: dict[int, Shard | VectorShard] = {}
+        self.last_step = b"", StepShard(-1)  # the same few bytes again and again: decoded once
+        self._arrived, self._fds = bytearray(), deque[int]()
+        self._borrowed: dict[int, Borrowed] = {}  # by descriptor
+        self._poll = select.poll()
+        self._poll.register(door, select.POLLIN)
+
+    def run(self) -> None:
+        """Until the front closes the door."""
+        door, borrowed = self.door.fileno(), self._borrowed
+        while True:
+            for fd, event in self._poll.poll():
+                if fd == door:
+                    if not self._read_door():
+                        return
+                elif fd in borrowed:  # it may have been returned just now
+                    self._serve(borrowed[fd], fd, event)
+
+    def _serve(self, connection: Borrowed, fd: int, event: int) -> None:
+        had_unsent = bool(connection.unsent)
+        if had_unsent and event & select.POLLOUT:
+            connection.send_rest()
+        elif not connection.serve():
+            self._return(connection, fd)
+            return
+        if had_unsent != bool(connection.unsent):  # while it does not read, it is not read
+            self._poll.modify(fd, select.POLLOUT if connection.unsent else select.POLLIN)
+
+    def _return(self, connection: Borrowed, fd: int) -> None:
+        del self._borrowed[fd]
+        self._poll.unregister(fd)
+        self.door.sendall(pack(connection.returned()))
+
+    def _read_door(self) -> bool:
+        """Carry out what has come by the door; False when it is closed."""
+        arrived, fds, _, _ = socket.recv_fds(self.door, _CHUNK_BYTES, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+        self._fds.extend(fds)
+        if not arrived:
+            return False
+        waiting = self._arrived
+        if not waiting and len(arrived) >= LENGTH.size and len(arrived) == LENGTH.size + LENGTH.unpack_from(arrived)[0]:
+            self._obey(arrived[LENGTH.size :])  # the usual case: one whole command
+            return True
+        waiting += arrived
         while len(waiting) >= LENGTH.size and len(waiting) >= LENGTH.size + LENGTH.unpack_from(waiting)[0]:
             end = LENGTH.size + LENGTH.unpack_from(waiting)[0]
             content = bytes(waiting[LENGTH.size : end])
             del waiting[:end]
-            yield content
-        arrived = door.recv(1 << 16)
-        if not arrived:
+            self._obey(content)
+        return True
+
+    def _obey(self, content: bytes) -> None:
+        command = self._decoded(content)
+        if isinstance(command, Lend):
+            self._borrow(command)
             return
-        if not waiting and len(arrived) >= LENGTH.size and len(arrived) == LENGTH.size + LENGTH.unpack_from(arrived)[0]:
-            yield arrived[LENGTH.size :]  # the usual case: one whole command
-            continue
-        waiting += arrived
-
-
-class _Worker:
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.shards: dict[int, Shard | VectorShard] = {}
-        self.last_step = b"", StepShard(-1)  # the same few bytes again and again: decoded once
-
-    def answer(self, content: bytes) -> Reply:
-        """Carry a command out; whatever goes wrong becomes a reply."""
         try:
-            return self._carry_out(self._decoded(content))
-        except EnvFault as fault:
-            return Failed(fault.code, as_unicode(fault.args[0]), as_unicode(fault.remote_traceback))
-        except MultiServerRLError as error:
-            return Failed(error.code, as_unicode(str(error)))
+            reply = self._carry_out(command)
         except Exception as error:  # an env may raise anything; its traceback is the client's to see
-            text = "".join(traceback.format_exception(error))
-            return Failed("env_fault", as_unicode(f"{type(error).__name__}: {error}"), as_unicode(text))
+            reply = failed_by(error)
+        self.door.sendall(pack(reply))
+
+    def _borrow(self, lend: Lend) -> None:
+        connection = Borrowed(lend, self._fds.popleft(), self.shards)
+        self._borrowed[connection.fileno()] = connection
+        self._poll.register(connection.fileno(), select.POLLIN)
 
     def _decoded(self, content: bytes) -> Command:
         known, step = self.last_step
@@ -128,6 +168,12 @@ class _Worker:
         if isinstance(command, DropShard):
             self._drop(command.shard)
             return Done()
+        if isinstance(command, TakeBack):
+            for fd, connection in list(self._borrowed.items()):
+                if connection.number == command.number:
+                    self._return(connection, fd)
+            return Done()
+        assert isinstance(command, Probe)
         return Probed(self.source.probe(command))
 
     def _drop(self, number: int) -> None:
@@ -136,5 +182,7 @@ class _Worker:
             shard.close()
 
     def close(self) -> None:
+        for connection in self._borrowed.values():
+            connection.close()
         for shard in self.shards.values():
             shard.close()

@@ -89,20 +89,21 @@ class ActionCodec:
         with np.errstate(over="ignore"):  # beyond a Box's bounds they pass
             return array.astype(leaf.dtype)
 
-    def check(self, body: Buffer) -> None:
-        """The check at the door: ActionError when these bytes are no actions of the space."""
+    def check(self, body: Buffer) -> list[int] | None:
+        """The check at the door: ActionError when these bytes are no actions of the space. A Discrete's, as a list."""
         assert self.layout is not None
         if len(body) != self.layout.end:
             raise ActionError(
                 f"the actions are {len(body)} bytes; {self.layout.end} were expected for {self.num} of {self.space}"
             )
         if self._discrete:
-            values = np.frombuffer(body, self._dtype).tolist()
+            values: list[int] = np.frombuffer(body, self._dtype).tolist()
             if values and (min(values) < self._low or max(values) > self._high):
                 self._refuse_discrete(values)
-            return
+            return values
         for leaf, bounds, view in zip(self.layout.leaves, self._bounds, self.layout.arrays(body), strict=True):
             _check_leaf(leaf, bounds, view)
+        return None
 
     def _refuse_discrete(self, values: list[int]) -> None:
         index, value = next((i, v) for i, v in enumerate(values) if not self._low <= v <= self._high)

@@ -2,6 +2,7 @@
 
     lane:   idle(last seq, digest, answer)  ── seq = last + 1 ──►  running(seq, digest)
             running  ── finish ──►  idle;  ── withdraw (nothing was stepped) ──►  idle as before
+    idle     ── restore (carried out elsewhere by the same rules) ──►  idle
 
 A repeat of the last seq gets the kept answer, a repeat of the running one waits for that same step;
 the same seq with another digest, or any other seq, is refused by name. Time comes in as arguments.
@@ -36,12 +37,13 @@ class Verdict(enum.Enum):
 class ServerLane:
     """One lane at the server: at most one request in flight, the last answer kept."""
 
-    __slots__ = ("answer", "last_digest", "last_seq", "running_digest", "running_seq")
+    __slots__ = ("answer", "is_answer_lost", "last_digest", "last_seq", "running_digest", "running_seq")
 
     def __init__(self) -> None:
         self.last_seq = 0
         self.last_digest = b""
         self.answer = b""
+        self.is_answer_lost = False  # the last one's, with the envs that it was about
         self.running_seq: int | None = None
         self.running_digest = b""
 
@@ -59,6 +61,9 @@ class ServerLane:
             self.running_seq, self.running_digest = seq, digest
             return Verdict.RUN
         if seq == self.last_seq and seq > 0:
+            if self.is_answer_lost:
+                self.running_seq, self.running_digest = seq, digest
+                return Verdict.RUN
             if digest != self.last_digest:
                 raise SeqError(f"seq {seq} was answered, and this is another request with the same seq")
             return Verdict.REPEAT
@@ -69,7 +74,17 @@ class ServerLane:
         """The running request was carried out; keep its answer."""
         assert self.running_seq is not None
         self.last_seq, self.last_digest, self.answer = self.running_seq, self.running_digest, answer
-        self.running_seq, self.running_digest = None, b""
+        self.running_seq, self.running_digest, self.is_answer_lost = None, b"", False
+
+    def restore(self, last_seq: int, digest: bytes, answer: bytes) -> None:
+        """Requests up to `last_seq` were carried out elsewhere, by these rules; the last one's digest and answer."""
+        assert self.running_seq is None and last_seq >= self.last_seq
+        self.last_seq, self.last_digest, self.answer, self.is_answer_lost = last_seq, digest, answer, False
+
+    def lose_answer(self, last_seq: int) -> None:
+        """The same, but the envs died with the last answer: a repeat of it hears of that, as the next request does."""
+        self.restore(last_seq, b"", b"")
+        self.is_answer_lost = True
 
     def withdraw(self) -> None:
         """The running request was refused before anything was stepped: its seq is not used up."""
