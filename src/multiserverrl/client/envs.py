@@ -214,11 +214,10 @@ class LaneEnvs:
         """The same for a lane of one env, in the singular."""
         answer, body = self.remote.link.receive(self.index)
         infos = self._infos(answer) if answer.infos else {}
-        layout = self.layout
-        layout.check(len(body))
-        obs = layout.row(body, 0) if layout.is_fixed else self._loose_observations(answer)[0]
-        rewards, terminated, truncated = layout.rewards(body), layout.terminated(body), layout.truncated(body)
-        return obs, float(rewards[0]), bool(terminated[0]), bool(truncated[0]), infos.get(0, {})
+        obs, reward, terminated, truncated = self.layout.unpack_only(body)
+        if not self.layout.is_fixed:
+            obs = self._loose_observations(answer)[0]
+        return obs, reward, terminated, truncated, infos.get(0, {})
 
     def taken(self, answer: Stepped, body: memoryview) -> Taken:
         """An answer as arrays; EnvFault when an env failed and the caller wants to hear of it."""

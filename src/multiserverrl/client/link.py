@@ -117,7 +117,7 @@ class Link:
                 raise SeqError(f"nothing was asked of lane {lane}: there is no answer to wait for")
             self._wait_one(lane)
         answer, body = self._arrived.pop(lane)
-        if isinstance(answer, Refused):
+        if type(answer) is Refused:
             refusal = _error_of(answer)
             raise self._end(refusal) if isinstance(refusal, (SessionLost, SessionTaken)) else refusal
         return answer, body
@@ -178,12 +178,12 @@ class Link:
     def _receive_one(self) -> None:
         if self._connection is None:
             raise ConnectionEnded("the connection was cut")
-        answer, body = frames.decode_answer(self._connection.receive())
+        told = frames.decode_answer(self._connection.receive())
+        answer = told[0]
         if isinstance(answer, (Opened, Resumed)) or not 0 <= answer.lane < len(self.lanes):
             raise WireError(f"{self.address} sent {type(answer).__name__} out of turn")
-        is_used = not isinstance(answer, Refused) or answer.is_final
-        if self.lanes[answer.lane].answered(answer.seq, is_used=is_used):
-            self._arrived[answer.lane] = (answer, body)
+        if self.lanes[answer.lane].answered(answer.seq, type(answer) is not Refused or answer.is_final):
+            self._arrived[answer.lane] = told
 
     def has_ended(self) -> bool:
         """Whether the session is over for this side: closed, lost, taken, or the parent's (after a fork)."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from multiserverrl.client.batches import joined, num_rows, rows_of_batch
 from multiserverrl.client.envs import (
     DEFAULT_TIMEOUT_S,
+    LaneEnvs,
     RemoteConfig,
     RemoteEnvs,
     Taken,
@@ -141,17 +142,25 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         if not self._is_stepping:
             raise NoAsyncCallError("Calling `step_wait` without any prior call to `step_async`.", "step")
         try:
-            if self._only is not None:
-                taken = self._only.take()
-                observations = taken.observations if self._is_fixed else self._observations([taken])
-                if taken.infos:
-                    infos = self._infos([0], [taken])
-                else:
-                    infos = self._infos_of_ends(taken.finals) if taken.finals else {}
-                return observations, taken.rewards, taken.terminated, taken.truncated, infos
-            return self._take_all()
-        finally:
-            self._is_stepping = bool(self._pending() if self._only is None else self._is_pending(0))
+            told = self._take_all() if self._only is None else self._take_only(self._only)
+        except BaseException:
+            self._is_stepping = bool(self._pending())
+            raise
+        self._is_stepping = False
+        return told
+
+    def _take_only(self, lane: LaneEnvs) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
+        """The answer of the one lane there is."""
+        answer, body = lane.remote.link.receive(lane.index)
+        if self._is_fixed and not answer.infos and not answer.finals:  # the usual case
+            return (*lane.layout.unpack(body), {})
+        taken = lane.taken(answer, body)
+        observations = taken.observations if self._is_fixed else self._observations([taken])
+        if taken.infos:
+            infos = self._infos([0], [taken])
+        else:
+            infos = self._infos_of_ends(taken.finals) if taken.finals else {}
+        return observations, taken.rewards, taken.terminated, taken.truncated, infos
 
     def send(self, actions: Any, env_ids: Iterable[int] | None = None) -> None:
         """Step some envs, whole lanes of them, and return at once; the rows of `actions` are in the order of `env_ids`.

@@ -14,8 +14,9 @@ from typing import Any
 from multiserverrl.errors import MultiServerRLError
 from multiserverrl.server.checks import check_reset, check_step
 from multiserverrl.server.commands import Done, Failed, KeptLane, Lend, LentLane, Reply, Returned
+from multiserverrl.server.faults import failed_by
 from multiserverrl.server.laneblock import ANSWERED, AREA, BUSY_SINCE
-from multiserverrl.server.shard import Shard, failed_by
+from multiserverrl.server.shard import Shard
 from multiserverrl.server.vectorshard import VectorShard
 from multiserverrl.wire import frames
 from multiserverrl.wire.messages import Refused, Reset, Step, Stepped
@@ -37,7 +38,7 @@ class _Lane:
         self.is_native = isinstance(shard, VectorShard)  # it takes its actions off the block
         self.last_seq, self.was_reset = told.last_seq, told.was_reset
         self.request, self.answer, self.has_body = b"", b"", False
-        self.words = shard.block.words
+        self.words, self.check = shard.block.words, shard.codec.check
         self.words[ANSWERED], self.words[AREA] = told.last_seq, 0
         self.area = 0
         self.ends_wait = shard.spec.autoreset_mode == "disabled"  # an ended env must be reset before the next step
@@ -46,16 +47,18 @@ class _Lane:
         """(answer without its body, body); None when the request is to be refused at the door."""
         shard = self.shard
         try:
-            check_step(self.was_reset, self._ended() if self.ends_wait else None)
-            actions = shard.codec.check(body)
+            if self.ends_wait or not self.was_reset:
+                check_step(self.was_reset, self._ended())
+            actions = self.check(body)
         except Exception:
             return None
         if actions is None or self.is_native:
             shard.block.actions[:] = body
+            actions = None
         self.words[BUSY_SINCE] = time.monotonic_ns()
         shard.write_to(1 - self.area)
         try:
-            reply: Reply = shard.step(None if self.is_native else actions)
+            reply: Reply = shard.step(actions)
         except Exception as error:  # whatever it is, it is the client's to see
             reply = failed_by(error)
         return self._answered(request, reply)

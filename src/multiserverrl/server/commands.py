@@ -48,6 +48,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
 
     wrappers: tuple[WrapperConfig, ...] = ()
     vector: bool = False
+    awake_us: int = 0
 
 
 class Probe(msgspec.Struct, array_like=True, frozen=True, tag="probe"):

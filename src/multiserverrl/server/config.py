@@ -52,6 +52,9 @@ class ServerConfig:
     step_deadline_s: float = setting(30.0, "longest step or reset; past it the env worker is killed", unit="seconds")
     start_deadline_s: float = setting(120.0, "longest start of an env worker or of its envs", unit="seconds")
     drain_s: float = setting(5.0, "how long a stopping server waits for steps in flight", unit="seconds")
+    awake_us: int = setting(
+        150, "how long an env worker stays awake for a quick client's next request; 0: never", unit="microseconds"
+    )
     max_message_bytes: int = setting(64 * 2**20, "largest message or body", unit="bytes")
     max_envs_per_session: int = setting(4096, "most environments of one session")
 
@@ -63,6 +66,8 @@ class ServerConfig:
         for name in ("time_to_live_s", "idle_s", "step_deadline_s", "start_deadline_s", "drain_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"--{name.replace('_', '-')} must be more than 0 seconds, not {getattr(self, name)}")
+        if self.awake_us < 0:
+            raise ConfigError(f"--awake-us must be at least 0, not {self.awake_us}")
         if not 0 <= self.port <= 65535 or self.port + self.servers - 1 > 65535:
             raise ConfigError(f"--port must be between 0 and {65536 - self.servers}, not {self.port}")
         if not self.env_ids:

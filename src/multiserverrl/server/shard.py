@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import traceback
-from collections.abc import Callable, Iterable
+import struct
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import gymnasium
@@ -17,21 +19,22 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.vector.utils import batch_space, iterate
 
-from multiserverrl.errors import EnvFault, MultiServerRLError, SpaceError
+from multiserverrl.errors import SpaceError
 from multiserverrl.memory import Block
-from multiserverrl.server.commands import Done, Failed, MakeShard
+from multiserverrl.server.commands import Done, MakeShard
+from multiserverrl.server.faults import FAULT_KEY, Absent, env_fault, fault_info, kept_of
 from multiserverrl.server.laneblock import LaneBlock
-from multiserverrl.server.steppers import Steppers
+from multiserverrl.server.steppers import Stepper, Steppers
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import BatchLayout, StepLayout
 from multiserverrl.wire.messages import Finals
 from multiserverrl.wire.spaces import describe_space
-from multiserverrl.wire.trees import carriable, pack_tree
+from multiserverrl.wire.trees import pack_tree
 
-__all__ = ["FAULT_KEY", "Shard", "as_unicode", "failed_by", "fault_info"]
+__all__ = ["Shard"]
 
 Env = gymnasium.Env[Any, Any]
-FAULT_KEY = "multiserverrl"
+_shape_of = attrgetter("shape")
 
 
 class Shard:
@@ -65,6 +68,8 @@ class Shard:
         self._rewards_now: list[Any] = [0.0] * spec.count
         self._terms: list[Any] = [False] * spec.count
         self._truncs: list[Any] = [False] * spec.count
+        self._resets_next, self._resets_at_once = spec.autoreset_mode == "next_step", spec.autoreset_mode == "same_step"
+        self._resetters: list[Stepper] = [partial(self._autoreset, index) for index in range(spec.count)]
 
     def write_to(self, area: int, *, keeps: bool = False) -> None:
         """Write the next answer to body 0 or 1; the last one stays whole. `keeps`: begin with its rows."""
@@ -80,7 +85,7 @@ class Shard:
             raise SpaceError(f"{self.spec.env.env_id} made an env with other spaces than its first: {described}")
         return env
 
-    def _action_reader(self, codec: ActionCodec) -> Callable[[], Iterable[Any]]:
+    def _action_reader(self, codec: ActionCodec) -> Callable[[], Sequence[Any]]:
         """A function that gives this shard's actions, one an env, off the block."""
         first, last = self.spec.first, self.spec.first + self.spec.count
         if codec.layout is None:
@@ -91,45 +96,73 @@ class Shard:
             return mine.tolist
         batched, layout = batch_space(codec.space, self.spec.count), codec.layout
 
-        def read() -> Iterable[Any]:
+        def read() -> Sequence[Any]:
             batch = layout.batch(bytearray(self.block.actions))  # the env may keep its action
-            return iterate(batched, _rows(batch, first, last))
+            return list(iterate(batched, _rows(batch, first, last)))
 
         return read
 
-    def step(self, actions: Iterable[Any] | None = None) -> Done:
+    def step(self, actions: Sequence[Any] | None = None) -> Done:
         """Every env once; packed infos and packed observations without a fixed size.
 
         The rows are written after the last env has stepped, all at once (cheaper than
         one by one); until then the block holds the step before, which is what a fault falls back on.
         """
-        mode, first, needs_reset = self.spec.autoreset_mode, self.spec.first, self.needs_reset
-        may_reset, resets_at_once = mode == "next_step", mode == "same_step"
-        observations, rewards, terminated, truncated = self._observations, self._rewards_now, self._terms, self._truncs
         actions = self._actions() if actions is None else actions
         self._forget_unsent()
-        began = self._steppers.began
-        for index, (step, action) in enumerate(zip(self._steppers.next_step(), actions, strict=True)):
-            try:
-                if may_reset and needs_reset[index]:
-                    observations[index], info = self.envs[index].reset()
-                    began(index)
-                    rewards[index], terminated[index], truncated[index] = 0.0, False, False
-                    needs_reset[index] = False
-                else:
-                    obs, rewards[index], is_terminated, is_truncated, info = step(action)
-                    terminated[index], truncated[index] = is_terminated, is_truncated
-                    if is_terminated or is_truncated:
-                        needs_reset[index] = True
-                        if resets_at_once:
-                            obs, info = self._ended(index, obs, info)
-                    observations[index] = obs
-                if info:
-                    self._infos[first + index] = info
-            except Exception as error:  # whatever the env raises is the client's to see
-                self._fault(index, error)
+        steps = self._steppers.next_step()
+        if self._resets_next and True in self.needs_reset:
+            steps = list(steps)
+            for index in [index for index, needed in enumerate(self.needs_reset) if needed]:
+                steps[index] = self._resetters[index]
+        told: list[Any] = []
+        try:  # around the loop, not in it: one env's fault is the rare case
+            for step, action in zip(steps, actions, strict=True):
+                told.append(step(action))
+            observations, rewards, terms, truncs, infos = map(list, zip(*told, strict=True))
+            is_plain = True not in terms and True not in truncs and not any(infos)
+        except Exception as error:  # whatever an env raises is the client's to see
+            self._take_each(told, error, steps, actions)
+        else:
+            self._observations, self._rewards_now, self._terms, self._truncs = observations, rewards, terms, truncs
+            if not is_plain:
+                for index, info in enumerate(infos):
+                    if info or terms[index] or truncs[index]:
+                        self._take(index, told[index])
         self._write_rows()
         return self._packed()
+
+    def _take_each(self, told: list[Any], failure: Exception, steps: list[Stepper], actions: Sequence[Any]) -> None:
+        """The same, one by one: some env raised when `told` had come so far, or what one told is no step."""
+        for index in range(self.spec.count):
+            try:
+                if index == len(told):
+                    raise failure
+                self._take(index, told[index] if index < len(told) else steps[index](actions[index]))
+            except Exception as error:
+                self._fault(index, error)
+
+    def _take(self, index: int, told: Any) -> None:
+        """What one env told of its step, and what follows the end of its episode."""
+        try:
+            obs, reward, is_terminated, is_truncated, info = told
+            self._rewards_now[index], self._terms[index], self._truncs[index] = reward, is_terminated, is_truncated
+            if is_terminated or is_truncated:
+                self.needs_reset[index] = True
+                if self._resets_at_once:
+                    obs, info = self._ended(index, obs, info)
+            self._observations[index] = obs
+            if info:
+                self._infos[self.spec.first + index] = info
+        except Exception as error:
+            self._fault(index, error)
+
+    def _autoreset(self, index: int, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """The step that is a reset; its action goes nowhere."""
+        obs, info = self.envs[index].reset()
+        self._steppers.began(index)
+        self.needs_reset[index] = False
+        return obs, 0.0, False, False, info
 
     def _ended(self, index: int, obs: Any, info: dict[Any, Any]) -> tuple[Any, dict[Any, Any]]:
         """Same-step autoreset: keep the final observation and info, reset; the next episode's first ones."""
@@ -187,10 +220,10 @@ class Shard:
         """Rewards and ends into the block; a reward that is no number is a fault of its env."""
         area = self._area
         try:
-            area.rewards[...] = self._rewards_now
+            area.pack_rewards(area.body, area.rewards_at, *self._rewards_now)
             area.terminated[...] = self._terms if True in self._terms else False
             area.truncated[...] = self._truncs if True in self._truncs else False
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, struct.error):
             for index in range(self.spec.count):
                 self._check_numbers(index)
             area.rewards[...] = self._rewards_now
@@ -205,11 +238,10 @@ class Shard:
 
     def _write_stacked(self, rows: np.ndarray[Any, Any], shape: tuple[int, ...]) -> bool:
         """All observations in one go, when each is just the array that the space says."""
-        observations, count = self._observations, self.spec.count
         try:
-            if [obs.shape for obs in observations].count(shape) != count:
+            if {*map(_shape_of, self._observations)} != {shape}:
                 return False
-            np.concatenate(observations, out=rows, casting="no")
+            np.concatenate(self._observations, out=rows, casting="no")
         except (AttributeError, TypeError):  # not an array, or not of the space's dtype
             return False
         return True
@@ -229,7 +261,7 @@ class Shard:
                 area.write_obs(row, obs)
             except Exception as error:
                 self._rebuild(index)
-                raise _env_fault(error, row) from error
+                raise env_fault(error, row) from error
             self.needs_reset[index] = False
             area.rewards[index], area.terminated[index], area.truncated[index] = 0.0, False, False
             if info:
@@ -258,7 +290,7 @@ class Shard:
         for env in self.envs:
             with contextlib.suppress(Exception):
                 env.close()
-        self.envs = []
+        self.envs, self._resetters = [], []  # which hold this shard, and so its block
 
     def _fault(self, index: int, error: Exception) -> None:
         """The env raised: its last observation, reward 0, truncated; made anew, and reset in same_step."""
@@ -305,7 +337,7 @@ class Shard:
             self._steppers.renewed(index)
             return self.envs[index]
 
-        self.envs[index] = _Absent(error, make_again)
+        self.envs[index] = Absent(error, make_again)
         self._steppers.renewed(index)
 
     def _packed(self) -> Done:
@@ -322,7 +354,7 @@ class Shard:
         try:
             return Done(pack_tree(infos), observations, finals)
         except SpaceError:  # some value of some info cannot be carried: name it, keep the rest
-            return Done(pack_tree({row: _kept(info) for row, info in infos.items()}), observations, finals)
+            return Done(pack_tree({row: kept_of(info) for row, info in infos.items()}), observations, finals)
 
 
 class _Area:
@@ -332,60 +364,15 @@ class _Area:
         rows = slice(spec.first, spec.first + spec.count)
         self.body = body
         self.rewards = layout.rewards(body)[rows]
+        self.pack_rewards, self.rewards_at = struct.Struct(f"<{spec.count}d").pack_into, 8 * spec.first
         self.terminated, self.truncated = layout.terminated(body)[rows], layout.truncated(body)[rows]
         self.write_obs = layout.row_writer(body, "obs") if layout.is_fixed else loose_obs.__setitem__
         self.stacked: np.ndarray[Any, Any] | None = None  # (count * shape[0], *shape[1:]), for one array with axes
         self.leaf_shape: tuple[int, ...] = ()
         leaves = layout.leaves
-        if layout.is_fixed and len(leaves) == 1 and not leaves[0].path and leaves[0].shape:
+        if layout.is_fixed and spec.count > 1 and len(leaves) == 1 and not leaves[0].path and leaves[0].shape:
             self.leaf_shape = leaves[0].shape
             self.stacked = layout.arrays(body)[0][rows].reshape(-1, *self.leaf_shape[1:])
-
-
-class _Absent(gymnasium.Env[Any, Any]):
-    """In the place of an env that could not be made, or reset, after a fault: makes it when it is reset."""
-
-    def __init__(self, error: Exception, make_again: Callable[[], Env]) -> None:
-        self._error, self._make_again = error, make_again
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        return self._make_again().reset(seed=seed, options=options)
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        raise RuntimeError("this env could not be made anew after a fault") from self._error
-
-
-def fault_info(error: BaseException) -> dict[str, str]:
-    """What a caller is told of an env that raised."""
-    return {
-        "fault": as_unicode(f"{type(error).__name__}: {error}"),
-        "traceback": as_unicode("".join(traceback.format_exception(error))),
-    }
-
-
-def failed_by(error: Exception) -> Failed:
-    """What the client is told of an operation that raised."""
-    if isinstance(error, EnvFault):
-        return Failed(error.code, as_unicode(error.args[0]), as_unicode(error.remote_traceback))
-    if isinstance(error, MultiServerRLError):
-        return Failed(error.code, as_unicode(str(error)))
-    told = fault_info(error)
-    return Failed(EnvFault.code, told["fault"], told["traceback"])
-
-
-def as_unicode(text: str) -> str:
-    """A text that can be carried, whatever an env put into it (a file name may hold lone surrogates)."""
-    return text.encode(errors="replace").decode()
-
-
-def _env_fault(error: Exception, row: int) -> EnvFault:
-    told = fault_info(error)
-    return EnvFault(f"env {row} raised {told['fault']}", told["traceback"])
-
-
-def _kept(info: dict[Any, Any]) -> dict[Any, Any]:
-    kept, dropped = carriable(info)
-    return {**kept, FAULT_KEY: {**kept.get(FAULT_KEY, {}), "not_carried": ", ".join(dropped)}} if dropped else kept
 
 
 def _rows(batch: Any, first: int, last: int) -> Any:

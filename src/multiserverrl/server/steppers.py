@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 from gymnasium.wrappers import TimeLimit
 
-__all__ = ["Steppers"]
+__all__ = ["Stepper", "Steppers"]
 
 Env = gymnasium.Env[Any, Any]
 Stepper = Callable[[Any], tuple[Any, Any, bool, bool, dict[str, Any]]]

@@ -18,8 +18,8 @@ from gymnasium.vector import VectorEnv
 from multiserverrl.errors import EnvFault, MisuseError, SpaceError
 from multiserverrl.memory import Block
 from multiserverrl.server.commands import Done, MakeShard
+from multiserverrl.server.faults import FAULT_KEY, fault_info
 from multiserverrl.server.laneblock import LaneBlock
-from multiserverrl.server.shard import FAULT_KEY, fault_info
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import StepLayout, fit, flatten
 from multiserverrl.wire.messages import WHOLE_LANE

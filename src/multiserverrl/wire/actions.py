@@ -6,6 +6,7 @@ MultiDiscrete or MultiBinary. Beyond a Box's bounds they pass, as they do locall
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from multiserverrl.wire.members import Bounds, bounds_of, member, outside
 __all__ = ["ActionCodec"]
 
 Array = NDArray[Any]
+_INT_FORMATS = {"i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"}  # by dtype
 
 
 class ActionCodec:
@@ -32,6 +34,7 @@ class ActionCodec:
         if isinstance(space, spaces.Discrete):
             self._low, self._high = int(space.start), int(space.start) + int(space.n) - 1
             self._dtype = np.dtype(space.dtype).newbyteorder("<")
+            self._ints = struct.Struct(f"<{num}{_INT_FORMATS[self._dtype.str[1:]]}")
         self._bounds = [] if self.layout is None else [bounds_of(leaf) for leaf in self.layout.leaves]
 
     @property
@@ -97,7 +100,7 @@ class ActionCodec:
                 f"the actions are {len(body)} bytes; {self.layout.end} were expected for {self.num} of {self.space}"
             )
         if self._discrete:
-            values: list[int] = np.frombuffer(body, self._dtype).tolist()
+            values = list(self._ints.unpack(body))
             if values and (min(values) < self._low or max(values) > self._high):
                 self._refuse_discrete(values)
             return values

@@ -8,6 +8,7 @@ Spaces without a fixed size (Text, Sequence, Graph, OneOf) have no layout and tr
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ __all__ = ["BatchLayout", "Leaf", "StepLayout", "is_fixed", "leaves_of", "nest"]
 Array = NDArray[Any]
 Buffer = bytes | bytearray | memoryview
 _ALIGNMENT_BYTES = 8
+_FLOAT64 = struct.Struct("<d")
 _LEAF_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
@@ -99,6 +101,8 @@ class BatchLayout:
         # a value of a Box is an array even without axes; of a Discrete it is a NumPy scalar
         self._picks = [(...,) if isinstance(leaf.space, spaces.Box) and not leaf.shape else () for leaf in self.leaves]
         self._is_simple = not any(self._picks)
+        # of a value that is just one array: it needs no view of the whole batch
+        self._row_bytes = (self.end - self.offsets[0]) // num if self._is_plain and self.leaves[0].shape else 0
 
     def arrays(self, buffer: Buffer) -> list[Array]:
         """One (N, *shape) view a leaf."""
@@ -116,6 +120,9 @@ class BatchLayout:
 
     def row(self, buffer: Buffer, index: int) -> Any:
         """One value, as views on the buffer (NumPy scalars for Discrete)."""
+        if self._row_bytes and index < self.num:
+            leaf = self.leaves[0]
+            return np.ndarray(leaf.shape, leaf.dtype, buffer, self.offsets[0] + index * self._row_bytes)
         return self._row(self.arrays(buffer), index)
 
     def rows(self, buffer: Buffer) -> list[Any]:
@@ -171,6 +178,14 @@ class StepLayout(BatchLayout):
             np.ndarray((num,), np.bool_, body, ends),
             np.ndarray((num,), np.bool_, body, ends + num),
         )
+
+    def unpack_only(self, body: Buffer) -> tuple[Any, float, bool, bool]:
+        """The same for a layout of one env, in the singular: Python's own float and bools."""
+        if len(body) != self.size_bytes:
+            self.check(len(body))
+        ends = self._ends
+        obs = self.row(body, 0) if self.is_fixed else None
+        return obs, _FLOAT64.unpack_from(body)[0], body[ends] != 0, body[ends + 1] != 0
 
     def rewards(self, buffer: Buffer) -> Array:
         """(N,) float64."""

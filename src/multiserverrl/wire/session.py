@@ -167,7 +167,7 @@ class ClientLane:
         self.seq += 1
         self.in_flight = frame
 
-    def answered(self, seq: int, *, is_used: bool = True) -> bool:
+    def answered(self, seq: int, is_used: bool = True) -> bool:
         """Take an answer; False for one that is not the awaited one (a late repeat: drop it).
 
         `is_used` False: refused before anything was stepped, the seq is free again.

@@ -1,0 +1,66 @@
+"""What is told of an env that raised, and what stands in its place until it can be made anew."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+
+from multiserverrl.errors import EnvFault, MultiServerRLError
+from multiserverrl.server.commands import Failed
+from multiserverrl.wire.trees import carriable
+
+__all__ = ["FAULT_KEY", "Absent", "as_unicode", "env_fault", "failed_by", "fault_info", "kept_of"]
+
+Env = gymnasium.Env[Any, Any]
+FAULT_KEY = "multiserverrl"
+
+
+class Absent(gymnasium.Env[Any, Any]):
+    """In the place of an env that could not be made, or reset, after a fault: makes it when it is reset."""
+
+    def __init__(self, error: Exception, make_again: Callable[[], Env]) -> None:
+        self._error, self._make_again = error, make_again
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return self._make_again().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        raise RuntimeError("this env could not be made anew after a fault") from self._error
+
+
+def fault_info(error: BaseException) -> dict[str, str]:
+    """What a caller is told of an env that raised."""
+    return {
+        "fault": as_unicode(f"{type(error).__name__}: {error}"),
+        "traceback": as_unicode("".join(traceback.format_exception(error))),
+    }
+
+
+def failed_by(error: Exception) -> Failed:
+    """What the client is told of an operation that raised."""
+    if isinstance(error, EnvFault):
+        return Failed(error.code, as_unicode(error.args[0]), as_unicode(error.remote_traceback))
+    if isinstance(error, MultiServerRLError):
+        return Failed(error.code, as_unicode(str(error)))
+    told = fault_info(error)
+    return Failed(EnvFault.code, told["fault"], told["traceback"])
+
+
+def as_unicode(text: str) -> str:
+    """A text that can be carried, whatever an env put into it (a file name may hold lone surrogates)."""
+    return text.encode(errors="replace").decode()
+
+
+def env_fault(error: Exception, row: int) -> EnvFault:
+    """The error of a reset that raised."""
+    told = fault_info(error)
+    return EnvFault(f"env {row} raised {told['fault']}", told["traceback"])
+
+
+def kept_of(info: dict[Any, Any]) -> dict[Any, Any]:
+    """An info without the values that cannot be carried, which are named."""
+    kept, dropped = carriable(info)
+    return {**kept, FAULT_KEY: {**kept.get(FAULT_KEY, {}), "not_carried": ", ".join(dropped)}} if dropped else kept
