@@ -19,6 +19,7 @@ from gymnasium.vector.utils import batch_space, iterate
 
 from multiserverrl.errors import EnvFault, MultiServerRLError, SpaceError
 from multiserverrl.memory import Block
+from multiserverrl.server.areas import Area
 from multiserverrl.server.commands import Done, Failed, MakeShard
 from multiserverrl.server.laneblock import LaneBlock
 from multiserverrl.server.steppers import Steppers
@@ -54,13 +55,14 @@ class Shard:
         self.block = LaneBlock(Block.open(spec.block), self.codec, self._layout)
         self._loose_obs: dict[int, Any] = {}  # of this step, for spaces without a fixed size
         self._last_loose: dict[int, Any] = {}
-        self._areas = [_Area(self._layout, body, spec, self._loose_obs) for body in self.block.bodies]
+        self._areas = [Area(self._layout, body, spec, self._loose_obs) for body in self.block.bodies]
         self._area = self._last = self._areas[0]
         self._actions = self._action_reader(self.codec)
         self._infos: dict[int, Any] = {}
         self._finals: list[tuple[int, Any]] = []
         self._check_final = self._final_checker()
         self._final_layouts: dict[int, BatchLayout] = {}
+        self.is_behind = False  # this step's observations are still to be written
         self._observations: list[Any] = [None] * spec.count  # of this step, as are the next three
         self._rewards_now: list[Any] = [0.0] * spec.count
         self._terms: list[Any] = [False] * spec.count
@@ -97,11 +99,12 @@ class Shard:
 
         return read
 
-    def step(self, actions: Iterable[Any] | None = None) -> Done:
+    def step(self, actions: Iterable[Any] | None = None, *, may_lag: bool = False) -> Done:
         """Every env once; packed infos and packed observations without a fixed size.
 
         The rows are written after the last env has stepped, all at once (cheaper than
         one by one); until then the block holds the step before, which is what a fault falls back on.
+        `may_lag`: observations may be left to `catch_up`, if nothing can go wrong with them any more (`is_behind`).
         """
         mode, first, needs_reset = self.spec.autoreset_mode, self.spec.first, self.needs_reset
         may_reset, resets_at_once = mode == "next_step", mode == "same_step"
@@ -128,8 +131,14 @@ class Shard:
                     self._infos[first + index] = info
             except Exception as error:  # whatever the env raises is the client's to see
                 self._fault(index, error)
-        self._write_rows()
+        self._write_rows(may_lag)
         return self._packed()
+
+    def catch_up(self) -> None:
+        """Write the observations that the last step left."""
+        if self.is_behind:
+            self.is_behind = False
+            self._area.stack(self._observations)
 
     def _ended(self, index: int, obs: Any, info: dict[Any, Any]) -> tuple[Any, dict[Any, Any]]:
         """Same-step autoreset: keep the final observation and info, reset; the next episode's first ones."""
@@ -170,11 +179,13 @@ class Shard:
             self._infos, self._finals = {}, []
             self._loose_obs.clear()
 
-    def _write_rows(self) -> None:
+    def _write_rows(self, may_lag: bool) -> None:
         """This step's rows into the block; an observation that its space says otherwise of is a fault of its env."""
         area = self._area
         self._write_numbers()
-        if area.stacked is None or not self._write_stacked(area.stacked, area.leaf_shape):
+        if may_lag and area.fits(self._observations):
+            self.is_behind = True
+        elif not area.stack(self._observations):
             for index in range(self.spec.count):
                 try:
                     area.write_obs(self.spec.first + index, self._observations[index])
@@ -202,17 +213,6 @@ class Shard:
             self._terms[index], self._truncs[index] = bool(self._terms[index]), bool(self._truncs[index])
         except (TypeError, ValueError) as error:
             self._fault(index, error)
-
-    def _write_stacked(self, rows: np.ndarray[Any, Any], shape: tuple[int, ...]) -> bool:
-        """All observations in one go, when each is just the array that the space says."""
-        observations, count = self._observations, self.spec.count
-        try:
-            if [obs.shape for obs in observations].count(shape) != count:
-                return False
-            np.concatenate(observations, out=rows, casting="no")
-        except (AttributeError, TypeError):  # not an array, or not of the space's dtype
-            return False
-        return True
 
     def reset(self, seeds: list[int | None] | None, options: Any, mask: bytes | None) -> Done:
         """Reset the envs that the mask names; EnvFault when one raises, with its traceback."""
@@ -323,23 +323,6 @@ class Shard:
             return Done(pack_tree(infos), observations, finals)
         except SpaceError:  # some value of some info cannot be carried: name it, keep the rest
             return Done(pack_tree({row: _kept(info) for row, info in infos.items()}), observations, finals)
-
-
-class _Area:
-    """One of the lane's bodies, as the shard's rows of it."""
-
-    def __init__(self, layout: StepLayout, body: memoryview, spec: MakeShard, loose_obs: dict[int, Any]) -> None:
-        rows = slice(spec.first, spec.first + spec.count)
-        self.body = body
-        self.rewards = layout.rewards(body)[rows]
-        self.terminated, self.truncated = layout.terminated(body)[rows], layout.truncated(body)[rows]
-        self.write_obs = layout.row_writer(body, "obs") if layout.is_fixed else loose_obs.__setitem__
-        self.stacked: np.ndarray[Any, Any] | None = None  # (count * shape[0], *shape[1:]), for one array with axes
-        self.leaf_shape: tuple[int, ...] = ()
-        leaves = layout.leaves
-        if layout.is_fixed and len(leaves) == 1 and not leaves[0].path and leaves[0].shape:
-            self.leaf_shape = leaves[0].shape
-            self.stacked = layout.arrays(body)[0][rows].reshape(-1, *self.leaf_shape[1:])
 
 
 class _Absent(gymnasium.Env[Any, Any]):
