@@ -31,6 +31,7 @@ from multiserverrl.wire.messages import (
     Opened,
     Request,
     Reset,
+    SharedBlock,
     Step,
     Stepped,
 )
@@ -110,7 +111,7 @@ def exchange_text() -> str:
 
 PARTS = {
     "requests": lambda: messages(typing.get_args(Request)),
-    "answers": lambda: messages((*typing.get_args(Answer), Finals, EnvInfo)),
+    "answers": lambda: messages((*typing.get_args(Answer), SharedBlock, Finals, EnvInfo)),
     "errors": error_codes,
     "exchange": exchange_text,
 }

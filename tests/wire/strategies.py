@@ -12,7 +12,7 @@ from gymnasium import spaces
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from multiserverrl.wire.messages import Answer, EnvInfo, Finals, Request
+from multiserverrl.wire.messages import Answer, EnvInfo, Finals, Request, SharedBlock
 from multiserverrl.wire.spaces import describe_space
 
 Space = spaces.Space[Any]
@@ -209,6 +209,7 @@ ENV_INFOS = st.builds(
     metadata=st.dictionaries(TEXT, st.one_of(TEXT, st.booleans(), st.integers(-(2**53), 2**53)), max_size=2),
     reward_threshold=st.one_of(st.none(), st.floats(allow_nan=False)),
 )
+PLACES = st.integers(0, 2**40)
 _OF_TYPE: dict[Any, Any] = {
     int: st.integers(-(2**63), 2**64 - 1),
     float: st.floats(allow_nan=False),
@@ -217,6 +218,9 @@ _OF_TYPE: dict[Any, Any] = {
     bytes: st.binary(max_size=20),
     type(None): st.none(),
     EnvInfo: ENV_INFOS,
+    SharedBlock: st.builds(
+        SharedBlock, TEXT, PLACES, PLACES, st.lists(PLACES, max_size=2), PLACES, PLACES, st.integers(0, 2**63 - 1)
+    ),
     Finals: st.builds(Finals, st.lists(st.integers(0, 2**40), max_size=3), st.binary(max_size=20)),
 }
 

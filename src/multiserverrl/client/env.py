@@ -21,6 +21,9 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
     `env_id` may be left out where the server serves just one. `arguments` go to the env's constructor
     as far as the server's operator allows. Every step happens at most once, however often the wire breaks.
 
+    Where client and server are on one host, large observations come by shared memory, and by TCP where that cannot
+    be (`uses_shared_memory` says which); `shared_memory=False` leaves them to TCP.
+
     A pickled (or copied) one opens a session of its own, without `owner`, where it is unpickled; reset() it
     first. A token that was given is in the pickle, one from the environment is not.
 
@@ -38,9 +41,12 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
         wait_s: float = 0.0,
         token: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        shared_memory: bool = True,
         arguments: dict[str, Any] | None = None,
     ) -> None:
-        config = RemoteConfig(env_id, "none", render_mode, on_fault, owner, wait_s, token, timeout_s, arguments)
+        config = RemoteConfig(
+            env_id, "none", render_mode, on_fault, owner, wait_s, token, timeout_s, arguments, shared_memory
+        )
         self._url = url
         self._remote = RemoteEnvs(url, [1], config)
         self._lane = self._remote.lanes[0]
@@ -81,6 +87,11 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
         except EnvFault:
             self._needs_reset = True
             raise
+
+    @property
+    def uses_shared_memory(self) -> bool:
+        """Whether observations come by shared memory: large ones do, where the server is on this host."""
+        return self._remote.uses_shared_memory()
 
     def render(self) -> Any:
         """What the real env renders now; fetched when asked for, never with a step. None without a render_mode."""

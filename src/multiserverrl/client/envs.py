@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from multiserverrl.client.link import Link
 from multiserverrl.client.transport import Address
 from multiserverrl.errors import ActionError, ConfigError, EnvFault, SessionLost, SessionTaken, SpaceError, WireError
+from multiserverrl.memory import host_id
 from multiserverrl.wire import frames
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import BatchLayout, StepLayout
@@ -40,6 +41,7 @@ class RemoteConfig:
     token: str | None
     timeout_s: float
     arguments: dict[str, Any] | None
+    shared_memory: bool = True
 
     def __post_init__(self) -> None:
         if self.on_fault not in _FAULT_POLICIES:
@@ -60,7 +62,7 @@ class RemoteConfig:
         arguments = pack_tree(self.arguments) if self.arguments else b""
         return Open(
             PROTOCOL_VERSION, self.env_id, sum(lanes), self.autoreset_mode, self.render_mode, lanes,
-            self.owner, self.wait_s, arguments,
+            self.owner, self.wait_s, arguments, host_id() if self.shared_memory else "",
         )  # fmt: skip
 
 
@@ -93,6 +95,10 @@ class RemoteEnvs:
         if self.link.opened.env != self.env:
             self.link.close()
             raise SpaceError(f"{self.address} serves another {self.env.env_id} than before; make a new virtual env")
+
+    def uses_shared_memory(self) -> bool:
+        """Whether the observations of all lanes come by shared memory."""
+        return all(self.link.shared.in_use)
 
     def begin_reset(self, seeds: list[int | None] | None, options: bytes, mask: bytes | None) -> None:
         """Ask every lane to reset; the answers are taken by `finish_reset`. Answers that nobody took are dropped."""
@@ -186,12 +192,13 @@ class LaneEnvs:
     def send_packed(self, body: bytes, tree: bytes = b"") -> None:
         """Send actions that were packed before."""
         link, index = self.remote.link, self.index
-        link.send_frame(index, frames.encode(Step(index, link.lanes[index].seq + 1, tree), body))
+        by_block = link.shared.in_use[index]
+        link.send_frame(index, frames.encode(Step(index, link.lanes[index].seq + 1, tree, by_block), body))
 
     def send_reset(self, seeds: list[int | None] | None, options: bytes, mask: bytes | None) -> None:
         """Ask for a reset of the envs of the mask (None: all)."""
-        index = self.index
-        self.remote.link.send(index, lambda seq: Reset(index, seq, seeds, options, mask))
+        index, link = self.index, self.remote.link
+        link.send(index, lambda seq: Reset(index, seq, seeds, options, mask, link.shared.in_use[index]))
 
     def render(self) -> list[Any]:
         """One frame an env."""

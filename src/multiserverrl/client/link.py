@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+from multiserverrl.client.shared import SharedBodies
 from multiserverrl.client.transport import Address, Connection, ConnectionEnded
 from multiserverrl.errors import (
     MultiServerRLError,
@@ -26,7 +27,17 @@ from multiserverrl.errors import (
     error_for,
 )
 from multiserverrl.wire import frames
-from multiserverrl.wire.messages import PROTOCOL_VERSION, Close, Open, Opened, Refused, Request, Resume, Resumed
+from multiserverrl.wire.messages import (
+    PROTOCOL_VERSION,
+    Close,
+    Open,
+    Opened,
+    Refused,
+    Request,
+    Resume,
+    Resumed,
+    Stepped,
+)
 from multiserverrl.wire.session import ClientLane
 
 __all__ = ["Link"]
@@ -76,6 +87,7 @@ class Link:
         assert isinstance(answer, Opened)
         self.opened = answer
         self.lanes = [ClientLane() for _ in answer.lanes]
+        self.shared = SharedBodies(answer.blocks, len(answer.lanes))
 
     def _first_answer(self, kind: type[Opened] | type[Resumed]) -> Opened | Resumed:
         assert self._connection is not None
@@ -182,8 +194,17 @@ class Link:
         answer = told[0]
         if isinstance(answer, (Opened, Resumed)) or not 0 <= answer.lane < len(self.lanes):
             raise WireError(f"{self.address} sent {type(answer).__name__} out of turn")
+        if type(answer) is Stepped and answer.block_body >= 0 and answer.seq == self.lanes[answer.lane].seq:
+            told = answer, self._shared_body(answer)
         if self.lanes[answer.lane].answered(answer.seq, type(answer) is not Refused or answer.is_final):
             self._arrived[answer.lane] = told
+
+    def _shared_body(self, answer: Stepped) -> memoryview:
+        try:
+            return self.shared.body(answer)
+        except ConnectionEnded:
+            self._drop()  # the answer has come, and is of no use: it is asked for again on another
+            raise
 
     def has_ended(self) -> bool:
         """Whether the session is over for this side: closed, lost, taken, or the parent's (after a fork)."""
@@ -194,6 +215,7 @@ class Link:
         self._drop()
         self._ended = error
         self._arrived.clear()
+        self.shared.close()
         for state in self.lanes:
             state.in_flight = None
         return error

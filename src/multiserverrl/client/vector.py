@@ -43,8 +43,8 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
 
     `url` may be a list: the envs are spread by each server's free capacity, in the order of the list.
     `lanes` (a number, or the sizes, for each server) makes groups of envs that `send` and `recv` step
-    independently. `shared_memory` False keeps observations off same-host shared memory; this version
-    always sends them by TCP.
+    independently. `shared_memory` False keeps observations off the shared memory by which large ones come
+    from a server on the same host.
     """
 
     def __init__(
@@ -65,9 +65,11 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         arguments: dict[str, Any] | None = None,
     ) -> None:
         mode, member = autoreset_of(autoreset_mode)
-        config = RemoteConfig(env_id, mode, render_mode, on_fault, owner, wait_s, token, timeout_s, arguments)
+        config = RemoteConfig(
+            env_id, mode, render_mode, on_fault, owner, wait_s, token, timeout_s, arguments, shared_memory
+        )
         self._remotes = open_on([url] if isinstance(url, str) else list(url), num_envs, lanes, config)
-        self._asked: dict[str, Any] = {"url": url, "num_envs": num_envs, "lanes": lanes, "shared_memory": shared_memory}
+        self._asked: dict[str, Any] = {"url": url, "num_envs": num_envs, "lanes": lanes}
         self._lanes = [lane for remote in self._remotes for lane in remote.lanes]
         ends = np.cumsum([lane.num_envs for lane in self._lanes]).tolist()
         self._rows = [slice(end - lane.num_envs, end) for lane, end in zip(self._lanes, ends, strict=True)]
@@ -87,6 +89,11 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         self._needs_reset = True
         self._is_stepping = False
         self._taken: dict[int, Taken] = {}  # lanes' answers that were not handed out yet
+
+    @property
+    def uses_shared_memory(self) -> bool:
+        """Whether the observations of all envs come by shared memory: large ones do, from servers on this host."""
+        return all(remote.uses_shared_memory() for remote in self._remotes)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None

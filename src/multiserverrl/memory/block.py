@@ -45,15 +45,16 @@ class Block:
             shared = SharedMemory(create=True, size=size_bytes)
             assert shared.buf is not None
             return cls(BlockHandle("named", shared.name, size_bytes), shared.buf, _Named(shared, unlink=True))
-        fd = os.memfd_create(f"multiserverrl-{label}")
+        fd = os.memfd_create(f"multiserverrl-{label}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, size_bytes)
+            _seal(fd)
             mapped = mmap.mmap(fd, size_bytes)
         except BaseException:
             os.close(fd)
             raise
         handle = BlockHandle("memfd", f"/proc/{os.getpid()}/fd/{fd}", size_bytes)
-        return cls(handle, memoryview(mapped), _Mapped(mapped, fd))
+        return cls(handle, memoryview(mapped), Mapped(mapped, fd))
 
     @classmethod
     def open(cls, handle: BlockHandle) -> Block:
@@ -67,7 +68,7 @@ class Block:
             mapped = mmap.mmap(fd, handle.size_bytes)
         finally:
             os.close(fd)
-        return cls(handle, memoryview(mapped), _Mapped(mapped, None))
+        return cls(handle, memoryview(mapped), Mapped(mapped, None))
 
     def array(self, dtype: DTypeLike, shape: tuple[int, ...], offset: int = 0) -> NDArray[Any]:
         """A view of part of the block; it keeps the mapping alive, also after `close`."""
@@ -82,11 +83,14 @@ class Block:
         self._owner.close()
 
 
-class _Mapped:
+class Mapped:
+    """A mapping, and the descriptor that keeps its file open for others, if it is ours."""
+
     def __init__(self, mapped: mmap.mmap, fd: int | None) -> None:
         self.mapped, self.fd = mapped, fd
 
     def close(self) -> None:
+        """Unmap, and close the descriptor."""
         with contextlib.suppress(BufferError):  # a view is still held: its mapping goes with it
             self.mapped.close()
         if self.fd is not None:
@@ -104,6 +108,13 @@ class _Named:
         if self.unlink:
             self.unlink = False
             self.shared.unlink()
+
+
+def _seal(fd: int) -> None:
+    """Whoever maps the file may rely on its size."""
+    import fcntl  # not on every system, as memory files are not
+
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 
 
 def _has_memfd() -> bool:

@@ -58,7 +58,7 @@ class _Lane:
         self.words[BUSY_SINCE] = time.monotonic_ns()
         shard.write_to(1 - self.area)
         try:
-            reply: Reply = shard.step(actions)
+            reply: Reply = shard.step(actions, may_lag=request.by_block)
         except Exception as error:  # whatever it is, it is the client's to see
             reply = failed_by(error)
         return self._answered(request, reply)
@@ -88,18 +88,36 @@ class _Lane:
         if type(reply) is Done:
             self.area, self.has_body = 1 - self.area, True
             infos, finals = [reply.infos] if reply.infos else [], [reply.finals] if reply.finals is not None else []
-            self.answer = frames.encode(Stepped(self.index, seq, infos, [], finals))
-            body: memoryview | bytes = self.shard.block.bodies[self.area]
+            body: memoryview | bytes = b""
+            if request.by_block:  # the client takes it from there, and so it does when the answer is repeated
+                self.has_body = False
+                self.answer = frames.encode(Stepped(self.index, seq, infos, [], finals, self.area))
+            else:
+                self.answer = frames.encode(Stepped(self.index, seq, infos, [], finals))
+                body = self.shard.block.bodies[self.area]
         else:
             assert isinstance(reply, Failed)
             self.shard.write_to(self.area)
             self.has_body, body = False, b""
             self.answer = frames.encode(Refused(self.index, seq, reply.code, reply.message, reply.traceback, True))
+        if not self.shard.is_behind:
+            self._mark()
+        return self.answer, body
+
+    def _mark(self) -> None:
         words = self.words
         words[AREA] = self.area
-        words[ANSWERED] = seq  # from here on a repeat is no new step, whatever becomes of this process
+        words[ANSWERED] = self.last_seq  # from here on a repeat is no new step, whatever becomes of this process
         words[BUSY_SINCE] = 0
-        return self.answer, body
+
+    def catch_up(self) -> None:
+        """Write what the answer left in the block, when it is on its way: the client wakes up meanwhile, and waits.
+
+        It does not take the answer before it is marked; so whatever becomes of this process, the rules hold.
+        """
+        if self.shard.is_behind:
+            self.shard.catch_up()
+            self._mark()
 
     def _ended(self) -> Any:
         layout, body = self.shard.block.layout, self.shard.block.bodies[self.area]
@@ -166,6 +184,8 @@ class Borrowed:
             return False
         lane.request = message
         self._send(*answer)
+        if request.by_block:
+            lane.catch_up()
         return True
 
     def _send(self, answer: bytes, body: memoryview | bytes) -> None:

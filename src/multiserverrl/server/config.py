@@ -56,6 +56,7 @@ class ServerConfig:
         150, "how long an env worker stays awake for a quick client's next request; 0: never", unit="microseconds"
     )
     max_message_bytes: int = setting(64 * 2**20, "largest message or body", unit="bytes")
+    shared_memory: bool = setting(True, "let clients on this host read observations from shared memory")
     max_envs_per_session: int = setting(4096, "most environments of one session")
 
     def __post_init__(self) -> None:

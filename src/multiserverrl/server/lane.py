@@ -8,6 +8,7 @@ as faults; the other shards' trajectories go on untouched.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,12 +32,23 @@ from multiserverrl.server.commands import (
     StepShard,
     pack,
 )
-from multiserverrl.server.laneblock import ANSWERED, BUSY_SINCE, LaneBlock
+from multiserverrl.server.laneblock import ANSWERED, AREA, BUSY_SINCE, LaneBlock
 from multiserverrl.server.pool import OnReply, Worker, WorkerDied
 from multiserverrl.wire import frames
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import StepLayout
-from multiserverrl.wire.messages import Call, Called, EnvInfo, Refused, Render, Rendered, Reset, Step, Stepped
+from multiserverrl.wire.messages import (
+    Call,
+    Called,
+    EnvInfo,
+    Refused,
+    Render,
+    Rendered,
+    Reset,
+    SharedBlock,
+    Step,
+    Stepped,
+)
 from multiserverrl.wire.spaces import restore_space
 from multiserverrl.wire.trees import pack_tree, unpack_tree
 
@@ -114,6 +126,10 @@ class Lane:
         await asyncio.gather(*futures, return_exceptions=True)
         self._block.close()
 
+    def shown(self) -> SharedBlock | None:
+        """What a client on this host needs to read the answers' bodies; None where that cannot be."""
+        return self._block.shown(secrets.randbits(63)) if self.layout.is_fixed else None
+
     def check(self, request: Step | Reset | Render | Call, body: memoryview) -> Any:
         """The check at the door, before anything is touched: ActionError or MisuseError. Returns loose actions."""
         if self._is_closed:  # by another way than this connection
@@ -147,6 +163,8 @@ class Lane:
 
     def lent(self, last_seq: int) -> LentLane:
         """Where it stands when its connection is lent to its worker."""
+        words = self._block.words  # the worker may die before it has read this
+        words[ANSWERED], words[AREA], words[BUSY_SINCE] = last_seq, 0, 0
         return LentLane(self._shards[0].key, last_seq, self._was_reset)
 
     def is_busy_since(self) -> int:
@@ -179,7 +197,7 @@ class Lane:
 
     def step_plain(self, body: memoryview, on_reply: OnReply) -> None:
         """Every env once, on a plain lane; `on_reply` gets what the worker says, or WorkerDied."""
-        self._actions[:] = body
+        self._begin(body)
         shard = self._shards[0]
         shard.worker.post(shard.step_command, self.config.step_deadline_s, on_reply)
 
@@ -189,7 +207,7 @@ class Lane:
             return self._answer(request, [reply])
         self._last_body = body = bytes(self._body)
         infos, finals = [reply.infos] if reply.infos else [], [reply.finals] if reply.finals is not None else []
-        return frames.encode(Stepped(self.index, request.seq, infos, [], finals), body)
+        return self._stepped(request, infos, [], finals, body)
 
     async def recover_plain(self, request: Step, cause: str) -> bytes:
         """The answer to a plain step whose worker died."""
@@ -197,7 +215,7 @@ class Lane:
 
     async def step(self, request: Step, body: memoryview, loose: list[Any] | None) -> bytes:
         """Every env once, on any lane."""
-        self._actions[:] = body
+        self._begin(body)
         return self._answer(request, await _all([self._step_shard(shard, loose) for shard in self._shards]))
 
     async def _step_shard(self, shard: _Shard, loose: list[Any] | None) -> Reply:
@@ -213,6 +231,7 @@ class Lane:
 
     async def reset(self, request: Reset) -> bytes:
         """Reset the envs that the mask names."""
+        self._begin()
         self._was_reset, was_reset = False, self._was_reset  # one that fails leaves envs that must not be stepped
         replies = await _all([self._reset_shard(shard, request) for shard in self._shards])
         is_whole = not any(isinstance(reply, Failed) for reply in replies)
@@ -341,6 +360,18 @@ class Lane:
             # the envs that were not reset keep their observation
             loose = [pack_tree({**self._loose_rows(), **_rows_of(loose)})]
         self._loose = loose
+        return self._stepped(request, infos, loose, finals, body)
+
+    def _begin(self, actions: memoryview | bytes = b"") -> None:
+        """From here on body 0 is no answer's, until the next is there."""
+        self._block.words[ANSWERED] = 0
+        if actions:
+            self._actions[:] = actions
+
+    def _stepped(self, request: Step | Reset, infos: Any, loose: Any, finals: Any, body: bytes) -> bytes:
+        self._block.words[ANSWERED] = request.seq
+        if request.by_block and self.layout.is_fixed:
+            return frames.encode(Stepped(self.index, request.seq, infos, loose, finals, 0))
         return frames.encode(Stepped(self.index, request.seq, infos, loose, finals), body)
 
     def _refused(self, request: Step | Reset | Render | Call, failed: Failed) -> bytes:

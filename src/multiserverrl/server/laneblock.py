@@ -3,7 +3,8 @@
     actions | body 0 | body 1 | words
 
 The front uses body 0 alone. A worker that answers a client by itself writes its answers' bodies in turn,
-so that the last one is whole whenever the worker ends; the words say which, and of what request.
+so that the last one is whole whenever the worker ends; the words say which, and of what request. A client
+on this host may read all of it (`shown`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 from multiserverrl.memory import Block
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import StepLayout
+from multiserverrl.wire.messages import SharedBlock
 
 __all__ = ["ANSWERED", "AREA", "BUSY_SINCE", "LaneBlock"]
 
 ANSWERED, AREA, BUSY_SINCE = range(3)  # words: the last seq answered; its body, 0 or 1; monotonic ns, 0 while idle
+_NONCE = 3  # a word that tells this block from any other
 _NUM_WORDS = 8
 _LINE_BYTES = 64  # parts that different processes write lie on cache lines of their own
 
@@ -31,6 +34,7 @@ class LaneBlock:
         self.buffer = block.buffer
         self.actions = block.buffer[: codec.size_bytes]
         self.bodies = [block.buffer[first : first + layout.size_bytes] for first in (begin, begin + size)]
+        self._begins = [begin, begin + size, begin + 2 * size]
         self._word_bytes = block.buffer[begin + 2 * size : begin + 2 * size + 8 * _NUM_WORDS]
         self.words: Any = self._word_bytes.cast("q")
 
@@ -38,6 +42,17 @@ class LaneBlock:
     def block_bytes(codec: ActionCodec, layout: StepLayout) -> int:
         """The size of a block for these."""
         return _whole_lines(codec.size_bytes) + 2 * _whole_lines(layout.size_bytes) + 8 * _NUM_WORDS
+
+    def shown(self, nonce: int) -> SharedBlock | None:
+        """What a client on this host needs to read it; None where another process cannot open it by a path."""
+        handle, (*bodies, words) = self._block.handle, self._begins
+        if handle.kind != "memfd":
+            return None
+        self.words[_NONCE] = nonce
+        size = self.layout.size_bytes
+        return SharedBlock(
+            handle.name, handle.size_bytes, size, bodies, words + 8 * ANSWERED, words + 8 * _NONCE, nonce
+        )
 
     def settle(self) -> None:
         """Bring the last whole body to body 0, where the front looks."""

@@ -23,6 +23,7 @@ from multiserverrl.errors import (
     VersionMismatch,
     WireError,
 )
+from multiserverrl.memory import host_id
 from multiserverrl.observe.log import log
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.lane import Lane, LaneConfig
@@ -36,6 +37,7 @@ from multiserverrl.wire.messages import (
     Opened,
     Resume,
     Resumed,
+    SharedBlock,
 )
 from multiserverrl.wire.session import ServerSession
 from multiserverrl.wire.trees import unpack_tree
@@ -121,7 +123,15 @@ class Sessions:
         self.live[state.id] = LiveSession(state, made, request.render_mode)
         log("session_opened", session=state.id, env=env_id, num_envs=request.num_envs)
         lives_s = self.config.idle_s if connection is None else self.config.time_to_live_s
-        return Opened(state.id, state.secret, state.incarnation, lanes, env, lives_s)
+        blocks = [] if connection is None else self._shown(request, made)
+        return Opened(state.id, state.secret, state.incarnation, lanes, env, lives_s, blocks)
+
+    def _shown(self, request: Open, lanes: list[Lane]) -> list[SharedBlock]:
+        """The lanes' blocks for a client that can read them; none for any other."""
+        if not (self.config.shared_memory and request.host and request.host == host_id()):
+            return []
+        blocks = [block for lane in lanes if (block := lane.shown()) is not None]
+        return blocks if len(blocks) == len(lanes) else []
 
     def _env_id(self, request: Open) -> str:
         if request.env_id is None:

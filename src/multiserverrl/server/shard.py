@@ -11,7 +11,6 @@ import copy
 import struct
 from collections.abc import Callable, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import Any
 
 import gymnasium
@@ -21,6 +20,7 @@ from gymnasium.vector.utils import batch_space, iterate
 
 from multiserverrl.errors import SpaceError
 from multiserverrl.memory import Block
+from multiserverrl.server.areas import Area
 from multiserverrl.server.commands import Done, MakeShard
 from multiserverrl.server.faults import FAULT_KEY, Absent, env_fault, fault_info, kept_of
 from multiserverrl.server.laneblock import LaneBlock
@@ -34,7 +34,6 @@ from multiserverrl.wire.trees import pack_tree
 __all__ = ["Shard"]
 
 Env = gymnasium.Env[Any, Any]
-_shape_of = attrgetter("shape")
 
 
 class Shard:
@@ -57,13 +56,14 @@ class Shard:
         self.block = LaneBlock(Block.open(spec.block), self.codec, self._layout)
         self._loose_obs: dict[int, Any] = {}  # of this step, for spaces without a fixed size
         self._last_loose: dict[int, Any] = {}
-        self._areas = [_Area(self._layout, body, spec, self._loose_obs) for body in self.block.bodies]
+        self._areas = [Area(self._layout, body, spec, self._loose_obs) for body in self.block.bodies]
         self._area = self._last = self._areas[0]
         self._actions = self._action_reader(self.codec)
         self._infos: dict[int, Any] = {}
         self._finals: list[tuple[int, Any]] = []
         self._check_final = self._final_checker()
         self._final_layouts: dict[int, BatchLayout] = {}
+        self.is_behind = False  # this step's observations are still to be written
         self._observations: list[Any] = [None] * spec.count  # of this step, as are the next three
         self._rewards_now: list[Any] = [0.0] * spec.count
         self._terms: list[Any] = [False] * spec.count
@@ -102,11 +102,12 @@ class Shard:
 
         return read
 
-    def step(self, actions: Sequence[Any] | None = None) -> Done:
+    def step(self, actions: Sequence[Any] | None = None, *, may_lag: bool = False) -> Done:
         """Every env once; packed infos and packed observations without a fixed size.
 
         The rows are written after the last env has stepped, all at once (cheaper than
         one by one); until then the block holds the step before, which is what a fault falls back on.
+        `may_lag`: observations may be left to `catch_up`, if nothing can go wrong with them any more (`is_behind`).
         """
         actions = self._actions() if actions is None else actions
         self._forget_unsent()
@@ -129,8 +130,14 @@ class Shard:
                 for index, info in enumerate(infos):
                     if info or terms[index] or truncs[index]:
                         self._take(index, told[index])
-        self._write_rows()
+        self._write_rows(may_lag)
         return self._packed()
+
+    def catch_up(self) -> None:
+        """Write the observations that the last step left."""
+        if self.is_behind:
+            self.is_behind = False
+            self._area.stack(self._observations)
 
     def _take_each(self, told: list[Any], failure: Exception, steps: list[Stepper], actions: Sequence[Any]) -> None:
         """The same, one by one: some env raised when `told` had come so far, or what one told is no step."""
@@ -203,11 +210,13 @@ class Shard:
             self._infos, self._finals = {}, []
             self._loose_obs.clear()
 
-    def _write_rows(self) -> None:
+    def _write_rows(self, may_lag: bool) -> None:
         """This step's rows into the block; an observation that its space says otherwise of is a fault of its env."""
         area = self._area
         self._write_numbers()
-        if area.stacked is None or not self._write_stacked(area.stacked, area.leaf_shape):
+        if may_lag and area.fits(self._observations):
+            self.is_behind = True
+        elif not area.stack(self._observations):
             for index in range(self.spec.count):
                 try:
                     area.write_obs(self.spec.first + index, self._observations[index])
@@ -235,16 +244,6 @@ class Shard:
             self._terms[index], self._truncs[index] = bool(self._terms[index]), bool(self._truncs[index])
         except (TypeError, ValueError) as error:
             self._fault(index, error)
-
-    def _write_stacked(self, rows: np.ndarray[Any, Any], shape: tuple[int, ...]) -> bool:
-        """All observations in one go, when each is just the array that the space says."""
-        try:
-            if {*map(_shape_of, self._observations)} != {shape}:
-                return False
-            np.concatenate(self._observations, out=rows, casting="no")
-        except (AttributeError, TypeError):  # not an array, or not of the space's dtype
-            return False
-        return True
 
     def reset(self, seeds: list[int | None] | None, options: Any, mask: bytes | None) -> Done:
         """Reset the envs that the mask names; EnvFault when one raises, with its traceback."""
@@ -355,24 +354,6 @@ class Shard:
             return Done(pack_tree(infos), observations, finals)
         except SpaceError:  # some value of some info cannot be carried: name it, keep the rest
             return Done(pack_tree({row: kept_of(info) for row, info in infos.items()}), observations, finals)
-
-
-class _Area:
-    """One of the lane's bodies, as the shard's rows of it."""
-
-    def __init__(self, layout: StepLayout, body: memoryview, spec: MakeShard, loose_obs: dict[int, Any]) -> None:
-        rows = slice(spec.first, spec.first + spec.count)
-        self.body = body
-        self.rewards = layout.rewards(body)[rows]
-        self.pack_rewards, self.rewards_at = struct.Struct(f"<{spec.count}d").pack_into, 8 * spec.first
-        self.terminated, self.truncated = layout.terminated(body)[rows], layout.truncated(body)[rows]
-        self.write_obs = layout.row_writer(body, "obs") if layout.is_fixed else loose_obs.__setitem__
-        self.stacked: np.ndarray[Any, Any] | None = None  # (count * shape[0], *shape[1:]), for one array with axes
-        self.leaf_shape: tuple[int, ...] = ()
-        leaves = layout.leaves
-        if layout.is_fixed and spec.count > 1 and len(leaves) == 1 and not leaves[0].path and leaves[0].shape:
-            self.leaf_shape = leaves[0].shape
-            self.stacked = layout.arrays(body)[0][rows].reshape(-1, *self.leaf_shape[1:])
 
 
 def _rows(batch: Any, first: int, last: int) -> Any:

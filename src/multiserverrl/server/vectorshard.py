@@ -49,6 +49,7 @@ class VectorShard:
             (layout.arrays(body), (layout.rewards(body), layout.terminated(body), layout.truncated(body)))
             for body in self.block.bodies
         ]
+        self.is_behind = False  # never: it writes all of a step at once
         self._area = 0
         self._body = self.block.bodies[0]  # the last one that is whole
         self._observations, self._numbers = self._areas[0]  # of the one that is written next
@@ -61,7 +62,7 @@ class VectorShard:
         if keeps:
             self.block.bodies[area][:] = self._body
 
-    def step(self, actions: object = None) -> Done:
+    def step(self, actions: object = None, *, may_lag: bool = False) -> Done:
         """All envs once, on the actions in the block; after a fault in `next_step`, the reset that follows it."""
         try:
             if self._needs_reset:
@@ -77,6 +78,9 @@ class VectorShard:
         except Exception as error:  # whatever the env raises is the client's to see
             return self._fault(error)
         return _done(infos)
+
+    def catch_up(self) -> None:
+        """Nothing is left behind."""
 
     def reset(self, seeds: list[int | None] | None, options: Any, mask: bytes | None) -> Done:
         """Reset the envs that the mask names; EnvFault when the env raises, which is then made anew."""

@@ -30,6 +30,7 @@ __all__ = [
     "Reset",
     "Resume",
     "Resumed",
+    "SharedBlock",
     "Step",
     "Stepped",
 ]
@@ -44,6 +45,7 @@ class Open(msgspec.Struct, array_like=True, frozen=True, tag="open"):
 
     `owner`: an older session of the same owner is closed first. `wait_s`: how long to wait for
     free envs. `arguments` (a tree): the env's constructor arguments, those that the operator allows.
+    `host`: the client's (`memory.host_id`), where it can read a server's memory files; empty: it cannot.
     """
 
     version: int
@@ -55,6 +57,7 @@ class Open(msgspec.Struct, array_like=True, frozen=True, tag="open"):
     owner: str | None = None
     wait_s: float = 0.0
     arguments: bytes = b""
+    host: str = ""
 
 
 class Resume(msgspec.Struct, array_like=True, frozen=True, tag="resume"):
@@ -67,21 +70,29 @@ class Resume(msgspec.Struct, array_like=True, frozen=True, tag="resume"):
 
 
 class Reset(msgspec.Struct, array_like=True, frozen=True, tag="reset"):
-    """Reset the lane's envs; `seeds` one an env, `mask` one byte an env (None: all), `options` a tree."""
+    """Reset the lane's envs; `seeds` one an env, `mask` one byte an env (None: all), `options` a tree.
+
+    `by_block`: the answer's body may stay in the lane's SharedBlock.
+    """
 
     lane: int
     seq: int
     seeds: list[int | None] | None = None
     options: bytes = b""
     mask: bytes | None = None
+    by_block: bool = False
 
 
 class Step(msgspec.Struct, array_like=True, frozen=True, tag="step"):
-    """Step the lane's envs once; the actions are the body, or `actions` (a tree) without a fixed size."""
+    """Step the lane's envs once; the actions are the body, or `actions` (a tree) without a fixed size.
+
+    `by_block`: the answer's body may stay in the lane's SharedBlock.
+    """
 
     lane: int
     seq: int
     actions: bytes = b""
+    by_block: bool = False
 
 
 class Render(msgspec.Struct, array_like=True, frozen=True, tag="render"):
@@ -129,8 +140,27 @@ class EnvInfo(msgspec.Struct, frozen=True):
     autoreset_modes: list[str] = []
 
 
+class SharedBlock(msgspec.Struct, array_like=True, frozen=True):
+    """Where a lane's answers' bodies lie in a memory file of the server's host, for reading.
+
+    `bodies`: where its two bodies begin, each of `body_bytes`. `answered_at`, `nonce_at`: where two numbers (int64)
+    lie: the seq that the lane answered last, and `nonce`, by which the file is known to be the right one.
+    """
+
+    path: str
+    size_bytes: int
+    body_bytes: int
+    bodies: list[int]
+    answered_at: int
+    nonce_at: int
+    nonce: int
+
+
 class Opened(msgspec.Struct, array_like=True, frozen=True, tag="opened"):
-    """The session's names and what its envs are; `secret` is needed for every later operation."""
+    """The session's names and what its envs are; `secret` is needed for every later operation.
+
+    `blocks`: one a lane, where client and server are on one host and both want it.
+    """
 
     session: str
     secret: str
@@ -138,6 +168,7 @@ class Opened(msgspec.Struct, array_like=True, frozen=True, tag="opened"):
     lanes: list[int]
     env: EnvInfo
     time_to_live_s: float
+    blocks: list[SharedBlock] = []
 
 
 class Resumed(msgspec.Struct, array_like=True, frozen=True, tag="resumed"):
@@ -162,6 +193,7 @@ class Stepped(msgspec.Struct, array_like=True, frozen=True, tag="stepped"):
     trees of {row: observation}, for spaces without a fixed size.
     `finals`: the last observations of episodes that ended in same_step, for spaces of fixed size; what
     Gymnasium calls `final_obs`. Elsewhere a `final_obs` stands in the env's info.
+    `block_body`: the body is this one of the lane's SharedBlock, 0 or 1; -1: it follows.
     """
 
     lane: int
@@ -169,6 +201,7 @@ class Stepped(msgspec.Struct, array_like=True, frozen=True, tag="stepped"):
     infos: list[bytes] = []
     observations: list[bytes] = []
     finals: list[Finals] = []
+    block_body: int = -1
 
 
 class Rendered(msgspec.Struct, array_like=True, frozen=True, tag="rendered"):
