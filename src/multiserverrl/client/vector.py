@@ -23,6 +23,7 @@ from multiserverrl.client.envs import (
     rows_at,
 )
 from multiserverrl.client.opening import open_on
+from multiserverrl.client.specs import HasSpec
 from multiserverrl.errors import ActionError, ConfigError, MultiServerRLError, SessionLost
 from multiserverrl.wire.messages import WHOLE_LANE
 from multiserverrl.wire.trees import pack_tree
@@ -33,7 +34,7 @@ Array = NDArray[Any]
 _WAIT_S = 1.0  # how long one look at several connections may take; a broken one is then mended
 
 
-class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
+class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
     """`num_envs` environments of one env server, or of several, stepped by one message to each lane.
 
     `autoreset_mode` ("next_step", "same_step", "disabled", or Gymnasium's AutoresetMode) is carried out
@@ -67,6 +68,7 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         config = RemoteConfig(env_id, mode, render_mode, on_fault, owner, wait_s, token, timeout_s, arguments)
         self._remotes = open_on([url] if isinstance(url, str) else list(url), num_envs, lanes, config)
         self._asked: dict[str, Any] = {"url": url, "num_envs": num_envs, "lanes": lanes, "shared_memory": shared_memory}
+        self._asked.update(config.copied(), autoreset_mode=member.value)
         self._lanes = [lane for remote in self._remotes for lane in remote.lanes]
         ends = np.cumsum([lane.num_envs for lane in self._lanes]).tolist()
         self._rows = [slice(end - lane.num_envs, end) for lane, end in zip(self._lanes, ends, strict=True)]
@@ -83,6 +85,8 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         self.autoreset_mode = member
         self.metadata = {**first.env.metadata, "autoreset_mode": member}
         self.render_mode = render_mode
+        self._served, self._limits_episodes = first.env, False
+        self._tell(self._asked)
         self._needs_reset = True
         self._is_stepping = False
         self._taken: dict[int, Taken] = {}  # lanes' answers that were not handed out yet
@@ -219,8 +223,7 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled (or copied) as VirtualEnv is: the other one opens sessions of its own, without `owner`."""
-        config = {**self._remotes[0].config.copied(), "autoreset_mode": self.autoreset_mode.value}
-        return partial(type(self), **self._asked, **config), (), {"spec": self.spec}
+        return partial(type(self), **self._asked), (), {"_spec": self._spec}
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the sessions and free the envs at the servers."""
