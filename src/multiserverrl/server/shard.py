@@ -86,14 +86,15 @@ class Shard:
         if codec.layout is None:
             return list
         arrays = codec.layout.arrays(self.block.buffer)
-        if isinstance(codec.space, gymnasium.spaces.Discrete):
+        if isinstance(codec.space, gymnasium.spaces.Discrete) and arrays[0].dtype == np.int64:  # as Python's int is
             mine = arrays[0][first:last]
             return mine.tolist
         batched, layout = batch_space(codec.space, self.spec.count), codec.layout
+        is_single = self.spec.autoreset_mode == "none"
 
         def read() -> Iterable[Any]:
-            batch = layout.batch(bytearray(self.block.actions))  # the env may keep its action
-            return iterate(batched, _rows(batch, first, last))
+            own = bytearray(self.block.actions)  # the env may keep its action
+            return layout.rows(own) if is_single else iterate(batched, _rows(layout.batch(own), first, last))
 
         return read
 
@@ -336,10 +337,10 @@ class _Area:
         self.write_obs = layout.row_writer(body, "obs") if layout.is_fixed else loose_obs.__setitem__
         self.stacked: np.ndarray[Any, Any] | None = None  # (count * shape[0], *shape[1:]), for one array with axes
         self.leaf_shape: tuple[int, ...] = ()
-        leaves = layout.leaves
-        if layout.is_fixed and len(leaves) == 1 and not leaves[0].path and leaves[0].shape:
-            self.leaf_shape = leaves[0].shape
-            self.stacked = layout.arrays(body)[0][rows].reshape(-1, *self.leaf_shape[1:])
+        leaf = layout.leaves[0] if layout.is_fixed and len(layout.leaves) == 1 else None
+        if leaf is not None and not leaf.path and leaf.shape and 0 not in leaf.shape:
+            self.leaf_shape = leaf.shape
+            self.stacked = layout.arrays(body)[0][rows].reshape(-1, *leaf.shape[1:])
 
 
 class _Absent(gymnasium.Env[Any, Any]):
