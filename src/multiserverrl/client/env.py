@@ -23,7 +23,8 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
     as far as the server's operator allows. Every step happens at most once, however often the wire breaks.
 
     A pickled (or copied) one opens a session of its own, without `owner`, where it is unpickled; reset() it
-    first. A token that was given is in the pickle, one from the environment is not.
+    first. A token that was given is in the pickle, one from the environment is not. `np_random` is a generator
+    of its own that `reset(seed=…)` seeds, not the served env's.
 
     Raises ServerUnreachable, ServerFull, UnknownEnvError or ConfigError when it cannot be opened.
     """
