@@ -56,7 +56,7 @@ def run_front(config: bytes, fds: list[int]) -> None:
             import uvloop
 
             uvloop.install()
-    start = worker_processes(WorkerConfig(front.server.wrappers, front.server.vector))
+    start = worker_processes(WorkerConfig(front.server.wrappers, front.server.vector, front.server.env_arguments))
     asyncio.run(serve_front(front, listener, start, lambda ready: _tell(fds[1], ready), _call_on_signal))
 
 

@@ -140,7 +140,6 @@ def _refuse(env_id: str, name: str) -> None:
     if old is not None and name in getattr(getattr(old, "envs", None), "registry", {}):
         raise ConfigError(_OLD_GYM.format(name=env_id))
     close = difflib.get_close_matches(name, list(gymnasium.registry), n=3, cutoff=0.6)
-    hint = (
-        f"did you mean {', '.join(close)}?" if close else "give its module (module:Env-v0) or file (file.py:EnvClass)"
-    )
+    module = f"ale_py:{name}" if name.startswith("ALE/") else "module:Env-v0"
+    hint = f"did you mean {', '.join(close)}?" if close else f"give its module ({module}) or file (file.py:EnvClass)"
     raise UnknownEnvError(f"no environment {env_id} is registered with Gymnasium; {hint}")

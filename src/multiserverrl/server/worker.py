@@ -50,7 +50,9 @@ def run_worker(config: bytes, fds: list[int]) -> None:
     os.set_inheritable(fds[0], False)  # an env may start processes of its own
     os.dup2(2, 1)  # an env that prints must not write where a program reads
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    answer_commands(socket.socket(fileno=fds[0]), Source(worker_config.wrappers, worker_config.vector))
+    answer_commands(
+        socket.socket(fileno=fds[0]), Source(worker_config.wrappers, worker_config.vector, worker_config.env_arguments)
+    )
 
 
 def answer_commands(door: socket.socket, source: Source) -> None:
