@@ -1,6 +1,7 @@
 """Equal to local, to the bit: every id of Gymnasium's classic control, toy text and Box2D, an Atari game, and more.
 
-A time limit ends the episodes soon, so that a few steps see several of them; the slow tests leave the ids' own limits.
+A time limit ends the episodes soon, so that a few steps see several of them; the slow tests leave the ids' own limits
+(`pytest -m slow tests/client/test_equal.py`).
 """
 
 import importlib
