@@ -26,22 +26,24 @@ SERVE_NOTES = """### Wrappers, and settings from a file
 
 `--wrapper module:Class` puts a wrapper around every environment, in the env workers; it is repeatable, the first is
 the closest to the environment. `--wrapper-arg key=value` is an argument of the wrapper before it; the value is JSON
-where it parses, else text. `--config FILE` reads a TOML file with the fields of this table, `env_ids`, and a
-`[[wrapper]]` for each wrapper; flags win (one `--wrapper` replaces all of the file's), and an unknown key is refused
-by name.
+where it parses, else text. `--env-arg key=value`, read in the same way, is an argument of every environment's
+constructor. `--config FILE` reads a TOML file with the fields of this table, `env_ids`, `env_arguments`, and a
+`[[wrapper]]` for each wrapper; flags win (one `--wrapper` replaces all of the file's, one `--env-arg` all of its
+arguments), and an unknown key is refused by name.
 
 `--vector` serves native vector envs: a session gets one whole, on one env worker, with the autoreset mode that it has.
 An id gives it by its `vector_entry_point` (one that has nothing else needs no flag), a module or file by a class or
 function that takes `num_envs`. `--wrapper` then names wrappers of vector envs.
 
 ```toml
-env_ids = ["ALE/Pong-v5"]
+env_ids = ["ale_py:ALE/Pong-v5"]
+env_arguments = { frameskip = 1 }
 count = 8
 step_deadline_s = 10
 
 [[wrapper]]
 name = "gymnasium.wrappers:AtariPreprocessing"
-arguments = { frame_skip = 1, grayscale_obs = true }
+arguments = { frame_skip = 4, grayscale_obs = true }
 
 [[wrapper]]
 name = "gymnasium.wrappers:FrameStackObservation"

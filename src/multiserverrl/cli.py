@@ -62,6 +62,8 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument("env_ids", nargs="*", metavar="ENV_ID", help=ENV_ID_HELP)
     serve.add_argument("--config", metavar="FILE", help="TOML file with these settings; flags win")
     add_flags(serve, ServerConfig)
+    text = "argument of every environment's constructor; the value is JSON where it parses, else text (repeatable)"
+    serve.add_argument("--env-arg", action="append", dest="env_args", default=[], metavar="KEY=VALUE", help=text)
     text = "wrapper that the server puts around every environment, the first closest to it (repeatable)"
     serve.add_argument("--wrapper", action=_InOrder, dest="wrappers", default=[], metavar="MODULE:CLASS", help=text)
     text = "argument of the --wrapper before it; the value is JSON where it parses, else text (repeatable)"
@@ -100,13 +102,15 @@ def _add_eval(commands: Any) -> None:
 
 
 def _serve(namespace: argparse.Namespace) -> int:
-    from multiserverrl.server.configfile import read_config_file, wrappers_of
+    from multiserverrl.server.configfile import env_arguments_of, read_config_file, wrappers_of
     from multiserverrl.server.run import serve
 
     settings = {} if namespace.config is None else read_config_file(namespace.config)
     settings.update(_given(ServerConfig, namespace))
     if namespace.env_ids:
         settings["env_ids"] = tuple(namespace.env_ids)
+    if namespace.env_args:
+        settings["env_arguments"] = env_arguments_of(namespace.env_args)
     if namespace.wrappers:
         settings["wrappers"] = wrappers_of(namespace.wrappers)
     return serve(ServerConfig(**settings))

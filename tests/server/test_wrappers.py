@@ -37,6 +37,16 @@ def test_they_are_applied_in_order_to_every_env_of_every_worker() -> None:
         local.close()
 
 
+def test_the_operators_arguments_go_to_every_env_and_a_clients_win_where_it_may_set_them() -> None:
+    settings: dict[str, Any] = {"env_arguments": {"max_episode_steps": 3}, "allow_arg": "max_episode_steps"}
+    with serving("CartPole-v1", "Acrobot-v1", workers=1, **settings) as server:
+        assert [env.max_episode_steps for env in describe(server.url).envs] == [3, 3]
+        for given, limit in (({}, 3), ({"max_episode_steps": 2}, 2)):
+            with msr.VirtualEnv(server.url, "CartPole-v1", arguments=given) as env:
+                env.reset(seed=1)
+                assert [env.step(0)[3] for _ in range(limit)] == [False] * (limit - 1) + [True]
+
+
 def test_an_env_that_is_made_anew_after_a_fault_is_wrapped_again() -> None:
     with serving_from_thread(Scripted, wrappers=(LIMIT,)) as url, msr.VirtualEnv(url) as env:
         env.reset(options={"how": "raise", "at": 1})
@@ -80,9 +90,10 @@ def test_an_argument_belongs_to_the_wrapper_before_it_and_is_json_where_it_parse
     [
         (["--wrapper-arg", "n=3"], "--wrapper-arg n=3 belongs to the --wrapper before it"),
         (["--wrapper", "a:A", "--wrapper-arg", "n"], "--wrapper-arg is given as key=value, not 'n'"),
+        (["--env-arg", "n"], "--env-arg is given as key=value, not 'n'"),
         (["--wrapper", "TimeLimit"], "--wrapper is given as module:Class, not 'TimeLimit'"),
     ],
-    ids=["alone", "no value", "no module"],
+    ids=["alone", "no value", "no value of the env's", "no module"],
 )
 def test_wrapper_flags_that_cannot_be_are_one_line_on_stderr(
     capsys: pytest.CaptureFixture[str], flags: list[str], words: str
@@ -104,7 +115,8 @@ def settings_given(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> ServerCo
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "serve.toml"
     path.write_text(
-        'env_ids = ["CartPole-v1", "Pendulum-v1"]\ncount = 5\nstep-deadline-s = 2\nallow_arg = "gravity"\n'
+        'env_ids = ["CartPole-v1", "Pendulum-v1"]\nenv_arguments = { max_episode_steps = 9 }\n'
+        'count = 5\nstep-deadline-s = 2\nallow_arg = "gravity"\n'
         '[[wrapper]]\nname = "gymnasium.wrappers:TimeLimit"\narguments = { max_episode_steps = 3 }\n'
         '[[wrapper]]\nname = "gymnasium.wrappers:FrameStackObservation"\n[wrapper.arguments]\nstack_size = 2\n'
     )
@@ -114,6 +126,7 @@ def file(tmp_path: Path) -> Path:
 def test_a_file_has_the_settings_of_the_flags(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings_given(monkeypatch, "--config", str(file)) == ServerConfig(
         env_ids=("CartPole-v1", "Pendulum-v1"),
+        env_arguments={"max_episode_steps": 9},
         count=5,
         step_deadline_s=2.0,
         allow_arg="gravity",
@@ -122,9 +135,24 @@ def test_a_file_has_the_settings_of_the_flags(file: Path, monkeypatch: pytest.Mo
 
 
 def test_flags_win_over_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ["--count", "2", "--config", str(file), "--wrapper", "a:A", "--wrapper-arg", "n=1", "Acrobot-v1"]
+    flags = [
+        "--count",
+        "2",
+        "--env-arg",
+        "size=3",
+        "--env-arg",
+        "name=x",
+        "--config",
+        str(file),
+        "--wrapper",
+        "a:A",
+        "--wrapper-arg",
+        "n=1",
+        "Acrobot-v1",
+    ]
     assert settings_given(monkeypatch, *flags) == ServerConfig(
         env_ids=("Acrobot-v1",),
+        env_arguments={"size": 3, "name": "x"},
         count=2,
         step_deadline_s=2.0,
         allow_arg="gravity",
@@ -149,6 +177,7 @@ def test_what_the_file_says_is_served(file: Path) -> None:
         ("[[wrapper]]\nclass = 'a:A'", "'class' is no key of [[wrapper]]; it has name and arguments"),
         ("[[wrapper]]\nname = 'A'", "--wrapper is given as module:Class, not 'A'"),
         ("[[wrapper]]\narguments = {}", "[[wrapper]]: Object missing required field `name`"),
+        ("env_arguments = 3", "env_arguments: Expected `object`, got `int`"),
         ("port = 0", "name at least one environment"),
     ],
 )

@@ -9,13 +9,14 @@ import gymnasium
 from gymnasium.error import ResetNeeded
 
 from multiserverrl.client.envs import DEFAULT_TIMEOUT_S, RemoteConfig, RemoteEnvs
+from multiserverrl.client.specs import HasSpec
 from multiserverrl.errors import ActionError, EnvFault, SessionLost
 from multiserverrl.wire.trees import pack_tree
 
 __all__ = ["VirtualEnv"]
 
 
-class VirtualEnv(gymnasium.Env[Any, Any]):
+class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
     """One environment of an env server, as if it were local.
 
     `env_id` may be left out where the server serves just one. `arguments` go to the env's constructor
@@ -25,10 +26,14 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
     be (`uses_shared_memory` says which); `shared_memory=False` leaves them to TCP.
 
     A pickled (or copied) one opens a session of its own, without `owner`, where it is unpickled; reset() it
-    first. A token that was given is in the pickle, one from the environment is not.
+    first. A token that was given is in the pickle, one from the environment is not. `np_random` is a generator
+    of its own that `reset(seed=…)` seeds, not the served env's.
 
     Raises ServerUnreachable, ServerFull, UnknownEnvError or ConfigError when it cannot be opened.
     """
+
+    # what gymnasium.make may ask for, and make lists of; an env's own metadata says which of these it has
+    metadata = {"render_modes": ["rgb_array", "ansi", "depth_array", "rgbd_tuple"]}  # noqa: RUF012 - gymnasium's own way
 
     def __init__(
         self,
@@ -54,6 +59,8 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
         self.action_space = self._remote.action_space
         self.metadata = dict(self._remote.env.metadata)
         self.render_mode = render_mode
+        self._served = self._remote.env
+        self._tell({"url": url, **config.copied()})
         self._needs_reset = True
         self._is_closed = False
 
@@ -107,7 +114,7 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
             self._remote.link.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), self._url, **self._remote.config.copied()), (), {"spec": self.spec}
+        return partial(type(self), self._url, **self._remote.config.copied()), (), {"_spec": self._spec}
 
     def _open(self) -> RemoteEnvs:
         if self._is_closed:

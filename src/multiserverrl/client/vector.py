@@ -24,6 +24,8 @@ from multiserverrl.client.envs import (
     rows_at,
 )
 from multiserverrl.client.opening import open_on
+from multiserverrl.client.resets import mask_of, seeds_of
+from multiserverrl.client.specs import HasSpec
 from multiserverrl.errors import ActionError, ConfigError, MultiServerRLError, SessionLost
 from multiserverrl.wire.messages import WHOLE_LANE
 from multiserverrl.wire.trees import pack_tree
@@ -34,7 +36,7 @@ Array = NDArray[Any]
 _WAIT_S = 1.0  # how long one look at several connections may take; a broken one is then mended
 
 
-class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
+class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
     """`num_envs` environments of one env server, or of several, stepped by one message to each lane.
 
     `autoreset_mode` ("next_step", "same_step", "disabled", or Gymnasium's AutoresetMode) is carried out
@@ -70,6 +72,7 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         )
         self._remotes = open_on([url] if isinstance(url, str) else list(url), num_envs, lanes, config)
         self._asked: dict[str, Any] = {"url": url, "num_envs": num_envs, "lanes": lanes}
+        self._asked.update(config.copied(), autoreset_mode=member.value)
         self._lanes = [lane for remote in self._remotes for lane in remote.lanes]
         ends = np.cumsum([lane.num_envs for lane in self._lanes]).tolist()
         self._rows = [slice(end - lane.num_envs, end) for lane, end in zip(self._lanes, ends, strict=True)]
@@ -86,6 +89,8 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         self.autoreset_mode = member
         self.metadata = {**first.env.metadata, "autoreset_mode": member}
         self.render_mode = render_mode
+        self._served, self._limits_episodes = first.env, False
+        self._tell(self._asked)
         self._needs_reset = True
         self._is_stepping = False
         self._taken: dict[int, Taken] = {}  # lanes' answers that were not handed out yet
@@ -104,8 +109,8 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         observation is the one they gave last.
         """
         super().reset(seed=seed if isinstance(seed, int) else None)
-        seeds = self._seeds(seed)
-        options, mask = self._mask(options)
+        seeds = seeds_of(self.num_envs, seed)
+        options, mask = mask_of(self.num_envs, options)
         packed = b"" if options is None else pack_tree(options)
         remotes, first = self._open(), 0
         self._is_stepping = False
@@ -235,8 +240,7 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled (or copied) as VirtualEnv is: the other one opens sessions of its own, without `owner`."""
-        config = {**self._remotes[0].config.copied(), "autoreset_mode": self.autoreset_mode.value}
-        return partial(type(self), **self._asked, **config), (), {"spec": self.spec}
+        return partial(type(self), **self._asked), (), {"_spec": self._spec}
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the sessions and free the envs at the servers."""
@@ -372,32 +376,3 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         for row, final in finals.items():
             observations[row], mask[row] = final, True
         return {"final_obs": observations, "_final_obs": mask, "final_info": {}, "_final_info": mask.copy()}
-
-    def _seeds(self, seed: int | list[int | None] | None) -> list[int | None] | None:
-        if seed is None:
-            return None
-        seeds = [seed + row for row in range(self.num_envs)] if isinstance(seed, (int, np.integer)) else list(seed)
-        if len(seeds) != self.num_envs:
-            raise ValueError(
-                f"If seeds are passed as a list the length must match num_envs={self.num_envs} "
-                f"but got length={len(seeds)}."
-            )
-        return [None if one is None else int(one) for one in seeds]
-
-    def _mask(self, options: dict[str, Any] | None) -> tuple[dict[str, Any] | None, bytes | None]:
-        """The options without the mask, and the mask; Gymnasium's own error types for a wrong one."""
-        if options is None or "reset_mask" not in options:
-            return options, None
-        mask = options["reset_mask"]
-        if not isinstance(mask, np.ndarray):
-            raise TypeError(f"`options['reset_mask']` must be a numpy array, got {type(mask)}")
-        if mask.shape != (self.num_envs,):
-            raise ValueError(f"`options['reset_mask']` must have shape `({self.num_envs},)`, got {mask.shape}")
-        if mask.dtype != np.bool_:
-            raise TypeError(f"`options['reset_mask']` must have `dtype=np.bool_`, got {mask.dtype}")
-        if not np.any(mask):
-            raise ValueError(
-                "`options['reset_mask']` must contain a boolean array with at least one True value, "
-                f"got reset_mask={mask}"
-            )
-        return {key: value for key, value in options.items() if key != "reset_mask"}, mask.tobytes()

@@ -29,17 +29,11 @@ class Area:
         self.write_obs = layout.row_writer(body, "obs") if layout.is_fixed else loose_obs.__setitem__
         self._stacked: np.ndarray[Any, Any] | None = None  # (count * shape[0], *shape[1:]), for one array with axes
         self._shape: tuple[int, ...] = ()
-        leaves = layout.leaves
-        # one observation alone is written sooner by `write_obs`, unless it is large
-        if (
-            layout.is_fixed
-            and (spec.count > 1 or layout.size_bytes > _SMALL_BYTES)
-            and len(leaves) == 1
-            and not leaves[0].path
-            and leaves[0].shape
-        ):
-            self._shape = leaves[0].shape
-            self._stacked = layout.arrays(body)[0][rows].reshape(-1, *self._shape[1:])
+        is_small = spec.count == 1 and layout.size_bytes <= _SMALL_BYTES  # written sooner by `write_obs`
+        leaf = layout.leaves[0] if layout.is_fixed and len(layout.leaves) == 1 and not is_small else None
+        if leaf is not None and not leaf.path and leaf.shape and 0 not in leaf.shape:
+            self._shape = leaf.shape
+            self._stacked = layout.arrays(body)[0][rows].reshape(-1, *leaf.shape[1:])
 
     def fits(self, observations: list[Any]) -> bool:
         """Whether `stack` will do it, for certain."""

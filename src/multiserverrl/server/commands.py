@@ -7,6 +7,7 @@ block. A *shard* is a worker's part of one lane: rows first … first+count of t
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import msgspec
 
@@ -49,6 +50,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     wrappers: tuple[WrapperConfig, ...] = ()
     vector: bool = False
     awake_us: int = 0
+    env_arguments: dict[str, Any] = {}
 
 
 class Probe(msgspec.Struct, array_like=True, frozen=True, tag="probe"):

@@ -31,6 +31,7 @@ class ServerConfig:
 
     env_ids: tuple[str, ...] = ()
     wrappers: tuple[WrapperConfig, ...] = ()  # the first is the closest to the env
+    env_arguments: dict[str, Any] = field(default_factory=dict)  # for every env's constructor
     host: str = setting("localhost", "address to listen on; beyond loopback a token is needed")
     port: int = setting(1800, "TCP port to listen on; 0 picks a free one")
     count: int = setting(2, "environments that can be open at once [the origin: real env workers]")

@@ -1,4 +1,4 @@
-"""The settings of `serve` from a TOML file, and the wrappers from their flags.
+"""The settings of `serve` from a TOML file, and the wrappers and arguments of envs from their flags.
 
 A file has the names of docs/settings.md, `env_ids`, and a [[wrapper]] table for each wrapper:
 
@@ -25,12 +25,16 @@ from multiserverrl.errors import ConfigError
 from multiserverrl.server.config import ServerConfig, WrapperConfig
 from multiserverrl.settings import settings_of
 
-__all__ = ["read_config_file", "wrappers_of"]
+__all__ = ["env_arguments_of", "read_config_file", "wrappers_of"]
 
 
 def read_config_file(path: str) -> dict[str, Any]:
     """Values for ServerConfig's fields; ConfigError names the file and the key that is unknown or of another type."""
-    kinds: dict[str, Any] = {"env_ids": tuple[str, ...], "wrapper": list[dict[str, Any]]}
+    kinds: dict[str, Any] = {
+        "env_ids": tuple[str, ...],
+        "wrapper": list[dict[str, Any]],
+        "env_arguments": dict[str, Any],
+    }
     kinds.update({name: kind for name, kind, *_ in settings_of(ServerConfig)})
     found: dict[str, Any] = {}
     for key, value in _parsed(path).items():
@@ -56,13 +60,22 @@ def wrappers_of(flags: Iterable[tuple[str, str]]) -> tuple[WrapperConfig, ...]:
         if flag == "--wrapper":
             wrappers.append(WrapperConfig(text))
             continue
-        key, equals, value = text.partition("=")
         if not wrappers:
             raise ConfigError(f"--wrapper-arg {text} belongs to the --wrapper before it, and there is none")
-        if not equals or not key.isidentifier():
-            raise ConfigError(f"--wrapper-arg is given as key=value, not {text!r}")
-        wrappers[-1].arguments[key] = _value(value)
+        wrappers[-1].arguments.update([_argument(flag, text)])
     return tuple(wrappers)
+
+
+def env_arguments_of(texts: Iterable[str]) -> dict[str, Any]:
+    """Constructor arguments from --env-arg's "key=value"."""
+    return dict(_argument("--env-arg", text) for text in texts)
+
+
+def _argument(flag: str, text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise ConfigError(f"{flag} is given as key=value, not {text!r}")
+    return key, _value(value)
 
 
 def _parsed(path: str) -> dict[str, Any]:

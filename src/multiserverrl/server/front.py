@@ -56,7 +56,8 @@ def run_front(config: bytes, fds: list[int]) -> None:
             import uvloop
 
             uvloop.install()
-    start = worker_processes(WorkerConfig(front.server.wrappers, front.server.vector, front.server.awake_us))
+    told = front.server
+    start = worker_processes(WorkerConfig(told.wrappers, told.vector, told.awake_us, told.env_arguments))
     asyncio.run(serve_front(front, listener, start, lambda ready: _tell(fds[1], ready), _call_on_signal))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,18 +38,20 @@ _MODES = dict(
 
 @dataclass(frozen=True)
 class Source:
-    """Where a worker's envs come from: `wrappers` go around what an env id's maker makes.
+    """Where a worker's envs come from: `wrappers` go around what an env id's maker makes of `env_arguments`.
 
-    `vector`: native vector envs are wanted. `given` makes every env, in place of the maker that an id stands for.
+    A client's arguments win over `env_arguments`. `vector`: native vector envs are wanted. `given` makes every env,
+    in place of the maker that an id stands for.
     """
 
     wrappers: tuple[WrapperConfig, ...] = ()
     vector: bool = False
+    env_arguments: dict[str, Any] = field(default_factory=dict)
     given: EnvMaker | None = None
 
     def maker(self, command: MakeShard | Probe) -> Callable[[], Env]:
         """A function that makes one env of the command's; EnvFault says where the env's own code failed."""
-        env_id, arguments = _asked(command)
+        env_id, arguments = self._asked(command)
 
         def make() -> Env:
             env = _made(env_id, lambda: make_env(self.given or find_env(env_id), command.render_mode, arguments))
@@ -59,7 +61,7 @@ class Source:
 
     def vector_maker(self, command: MakeShard | Probe) -> Callable[[int], Vector]:
         """A function that makes a native vector env of so many envs."""
-        maker = self._find_vector(_asked(command)[0])
+        maker = self._find_vector(self._asked(command)[0])
         assert maker is not None  # as it was when it was described
         return self._vector_maker(command, maker)
 
@@ -82,6 +84,10 @@ class Source:
         finally:
             envs.close()
 
+    def _asked(self, command: MakeShard | Probe) -> tuple[str, dict[str, Any]]:
+        env_id = command.env_id if isinstance(command, Probe) else command.env.env_id
+        return env_id, {**self.env_arguments, **(unpack_tree(command.arguments) if command.arguments else {})}
+
     def _find_vector(self, env_id: str) -> Callable[..., Vector] | None:
         if self.given is not None:
             given: Any = self.given
@@ -89,7 +95,7 @@ class Source:
         return find_vector_env(env_id, is_asked=self.vector)
 
     def _vector_maker(self, command: MakeShard | Probe, maker: Callable[..., Vector]) -> Callable[[int], Vector]:
-        env_id, arguments = _asked(command)
+        env_id, arguments = self._asked(command)
         shown = {} if command.render_mode is None else {"render_mode": command.render_mode}
 
         def make(num_envs: int) -> Vector:
@@ -114,11 +120,6 @@ class Source:
                 ) from error
             env = wrapped
         return env
-
-
-def _asked(command: MakeShard | Probe) -> tuple[str, dict[str, Any]]:
-    env_id = command.env_id if isinstance(command, Probe) else command.env.env_id
-    return env_id, unpack_tree(command.arguments) if command.arguments else {}
 
 
 Made = TypeVar("Made")

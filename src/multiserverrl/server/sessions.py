@@ -180,13 +180,14 @@ class Sessions:
 
     async def _describe(self, env_id: str, request: Open) -> EnvInfo:
         """The env as this session's arguments make it; asked for once, then known."""
-        modes = self.envs[env_id].render_modes
+        served = self.envs[env_id]
+        modes = served.render_modes if served.autoreset_modes else _with_lists(served.render_modes)
         if request.render_mode is not None and request.render_mode not in modes:
             raise ConfigError(
                 f"{env_id} has no render_mode {request.render_mode!r}; it has {', '.join(modes) or 'none'}"
             )
         if request.render_mode is None and not request.arguments:
-            return self.envs[env_id]
+            return served
         key = (env_id, request.render_mode, request.arguments)
         if key not in self._probed:
             if len(self._probed) > 256:
@@ -335,6 +336,12 @@ def _check_native(env: EnvInfo, request: Open, lanes: list[int]) -> None:
         )
     if len(lanes) > 1:
         raise ConfigError(f"{env.env_id} is a native vector env, stepped whole: it has one lane, not {len(lanes)}")
+
+
+def _with_lists(render_modes: list[str]) -> list[str]:
+    """The modes of single envs, which are also collected in lists; a window is no frame."""
+    lists = [f"{mode}_list" for mode in render_modes if mode != "human" and not mode.endswith("_list")]
+    return list(dict.fromkeys(render_modes + lists))
 
 
 def _check_version(version: int) -> None:

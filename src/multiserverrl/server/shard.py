@@ -91,14 +91,15 @@ class Shard:
         if codec.layout is None:
             return list
         arrays = codec.layout.arrays(self.block.buffer)
-        if isinstance(codec.space, gymnasium.spaces.Discrete):
+        if isinstance(codec.space, gymnasium.spaces.Discrete) and arrays[0].dtype == np.int64:  # as Python's int is
             mine = arrays[0][first:last]
             return mine.tolist
         batched, layout = batch_space(codec.space, self.spec.count), codec.layout
+        is_single = self.spec.autoreset_mode == "none"
 
         def read() -> Sequence[Any]:
-            batch = layout.batch(bytearray(self.block.actions))  # the env may keep its action
-            return list(iterate(batched, _rows(batch, first, last)))
+            own = bytearray(self.block.actions)  # the env may keep its action
+            return layout.rows(own) if is_single else list(iterate(batched, _rows(layout.batch(own), first, last)))
 
         return read
 

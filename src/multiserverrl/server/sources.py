@@ -16,6 +16,7 @@ from typing import Any
 
 import gymnasium
 from gymnasium.vector import VectorEnv
+from gymnasium.wrappers import RenderCollection
 
 from multiserverrl.errors import ConfigError, UnknownEnvError
 
@@ -80,11 +81,20 @@ def find_vector_env(env_id: str, *, is_asked: bool) -> VectorMaker | None:
 
 
 def make_env(maker: EnvMaker, render_mode: str | None, arguments: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    """Make it; a render mode is passed on only when one is asked for."""
-    env = maker(**arguments) if render_mode is None else maker(render_mode=render_mode, **arguments)
+    """Make it; a render mode is passed on only when one is asked for.
+
+    Lists of frames (`rgb_array_list`) are collected for an env that only gives single ones, as gymnasium.make does.
+    """
+    single = None if render_mode is None else render_mode.removesuffix("_list")
+    env = maker(**arguments) if single is None else maker(render_mode=single, **arguments)
     if not isinstance(env, gymnasium.Env):
         raise ConfigError(_OLD_GYM.format(name=type(env).__qualname__))
-    return env
+    if render_mode == single:
+        return env
+    if render_mode not in env.metadata.get("render_modes", ()):
+        return RenderCollection(env)
+    env.close()
+    return maker(render_mode=render_mode, **arguments)
 
 
 def _import(module: str, env_id: str) -> Any:
@@ -130,7 +140,6 @@ def _refuse(env_id: str, name: str) -> None:
     if old is not None and name in getattr(getattr(old, "envs", None), "registry", {}):
         raise ConfigError(_OLD_GYM.format(name=env_id))
     close = difflib.get_close_matches(name, list(gymnasium.registry), n=3, cutoff=0.6)
-    hint = (
-        f"did you mean {', '.join(close)}?" if close else "give its module (module:Env-v0) or file (file.py:EnvClass)"
-    )
+    module = f"ale_py:{name}" if name.startswith("ALE/") else "module:Env-v0"
+    hint = f"did you mean {', '.join(close)}?" if close else f"give its module ({module}) or file (file.py:EnvClass)"
     raise UnknownEnvError(f"no environment {env_id} is registered with Gymnasium; {hint}")

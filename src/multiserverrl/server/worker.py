@@ -52,7 +52,7 @@ def run_worker(config: bytes, fds: list[int]) -> None:
     os.set_inheritable(fds[0], False)  # an env may start processes of its own
     os.dup2(2, 1)  # an env that prints must not write where a program reads
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    source = Source(worker_config.wrappers, worker_config.vector)
+    source = Source(worker_config.wrappers, worker_config.vector, worker_config.env_arguments)
     answer_commands(socket.socket(fileno=fds[0]), source, worker_config.awake_us)
 
 

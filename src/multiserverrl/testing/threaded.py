@@ -41,7 +41,7 @@ def serving_from_thread(make: Callable[..., Any], *, env_id: str = "Env", **sett
     """
     given = {"host": "127.0.0.1", "port": 0, "count": 8, "workers": 1, **settings, "env_ids": (env_id,)}
     config = ServerConfig(**given)
-    server = _ServerThread(config, Source(config.wrappers, config.vector, make))
+    server = _ServerThread(config, Source(config.wrappers, config.vector, config.env_arguments, make))
     try:
         yield server.url()
     finally:

@@ -93,7 +93,10 @@ class ActionCodec:
             return array.astype(leaf.dtype)
 
     def check(self, body: Buffer) -> list[int] | None:
-        """The check at the door: ActionError when these bytes are no actions of the space. A Discrete's, as a list."""
+        """The check at the door: ActionError when these bytes are no actions of the space.
+
+        Returns them where an env gets them as Python ints: those of a Discrete of int64, its default.
+        """
         assert self.layout is not None
         if len(body) != self.layout.end:
             raise ActionError(
@@ -103,7 +106,7 @@ class ActionCodec:
             values = list(self._ints.unpack(body))
             if values and (min(values) < self._low or max(values) > self._high):
                 self._refuse_discrete(values)
-            return values
+            return values if self._dtype == np.int64 else None
         for leaf, bounds, view in zip(self.layout.leaves, self._bounds, self.layout.arrays(body), strict=True):
             _check_leaf(leaf, bounds, view)
         return None
