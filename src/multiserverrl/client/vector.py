@@ -30,7 +30,6 @@ from multiserverrl.wire.trees import pack_tree
 __all__ = ["VirtualVectorEnv"]
 
 Array = NDArray[Any]
-_WAIT_S = 1.0  # how long one look at several connections may take; a broken one is then mended
 
 
 class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
@@ -309,7 +308,9 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
                 if fd is None:
                     return [next(index for index in waiting if self._lanes[index].remote is remote)]
                 selector.register(fd, selectors.EVENT_READ, remote)
-            ready = [key.data for key, _ in selector.select(_WAIT_S)]
+            ready = [key.data for key, _ in selector.select(self._remotes[0].config.timeout_s)]
+        if not ready:
+            return waiting[:1]  # whose own time-out then finds the connection broken
         for remote in ready:
             remote.link.receive_any([self._lanes[i].index for i in waiting if self._lanes[i].remote is remote])
         return [index for index in waiting if self._has_answer(index)]
