@@ -21,6 +21,9 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
     `env_id` may be left out where the server serves just one. `arguments` go to the env's constructor
     as far as the server's operator allows. Every step happens at most once, however often the wire breaks.
 
+    `compression` (zstd): None where the server is on another host, "zstd" or True wherever it grants it, False never.
+    `checksum`: every message bears one, so that bits that flip on the way are a broken connection and no wrong step.
+
     A pickled (or copied) one opens a session of its own, without `owner`, where it is unpickled; reset() it
     first. A token that was given is in the pickle, one from the environment is not.
 
@@ -38,9 +41,13 @@ class VirtualEnv(gymnasium.Env[Any, Any]):
         wait_s: float = 0.0,
         token: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        compression: bool | str | None = None,
+        checksum: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> None:
-        config = RemoteConfig(env_id, "none", render_mode, on_fault, owner, wait_s, token, timeout_s, arguments)
+        config = RemoteConfig(
+            env_id, "none", render_mode, on_fault, owner, wait_s, token, timeout_s, arguments, compression, checksum
+        )
         self._url = url
         self._remote = RemoteEnvs(url, [1], config)
         self._lane = self._remote.lanes[0]

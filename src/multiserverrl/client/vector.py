@@ -42,7 +42,7 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
     `url` may be a list: the envs are spread by each server's free capacity, in the order of the list.
     `lanes` (a number, or the sizes, for each server) makes groups of envs that `send` and `recv` step
     independently. `shared_memory` False keeps observations off same-host shared memory; this version
-    always sends them by TCP.
+    always sends them by TCP. `compression` and `checksum` are VirtualEnv's.
     """
 
     def __init__(
@@ -60,10 +60,14 @@ class VirtualVectorEnv(VectorEnv[Any, Any, Any]):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         lanes: int | Sequence[int] = 1,
         shared_memory: bool = True,
+        compression: bool | str | None = None,
+        checksum: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> None:
         mode, member = autoreset_of(autoreset_mode)
-        config = RemoteConfig(env_id, mode, render_mode, on_fault, owner, wait_s, token, timeout_s, arguments)
+        config = RemoteConfig(
+            env_id, mode, render_mode, on_fault, owner, wait_s, token, timeout_s, arguments, compression, checksum
+        )
         self._remotes = open_on([url] if isinstance(url, str) else list(url), num_envs, lanes, config)
         self._asked: dict[str, Any] = {"url": url, "num_envs": num_envs, "lanes": lanes, "shared_memory": shared_memory}
         self._lanes = [lane for remote in self._remotes for lane in remote.lanes]

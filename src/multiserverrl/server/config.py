@@ -53,6 +53,7 @@ class ServerConfig:
     start_deadline_s: float = setting(120.0, "longest start of an env worker or of its envs", unit="seconds")
     drain_s: float = setting(5.0, "how long a stopping server waits for steps in flight", unit="seconds")
     max_message_bytes: int = setting(64 * 2**20, "largest message or body", unit="bytes")
+    compression: bool = setting(True, "let clients ask for compressed messages (zstd)")
     max_envs_per_session: int = setting(4096, "most environments of one session")
 
     def __post_init__(self) -> None:
