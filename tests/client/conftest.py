@@ -10,7 +10,7 @@ from multiserverrl.testing.serving import serving
 ENVS = "multiserverrl.testing.envs"
 ENV_IDS = (
     "CartPole-v1", "FrozenLake-v1", "Blackjack-v1", "Pendulum-v1",
-    f"{ENVS}:Scripted", f"{ENVS}:DictObs", f"{ENVS}:TextObs",
+    f"{ENVS}:Scripted", f"{ENVS}:DictObs", f"{ENVS}:TextObs", f"{ENVS}:Pictures",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from multiserverrl.client.vector import VirtualVectorEnv
 from multiserverrl.errors import ActionError, ConfigError, EnvFault, SeqError, SpaceError, WireError
 from multiserverrl.testing.contract import VECTOR_CLAIMS, assert_same
 from multiserverrl.testing.envs import DictObs, Scripted, TextObs, count_of
+from multiserverrl.testing.relay import Flip, Relay
 from multiserverrl.testing.serving import serving
 from multiserverrl.wire.trees import pack_tree
 from tests.client.conftest import ENVS
@@ -179,3 +180,14 @@ def test_a_lane_that_fails_leaves_the_others_answers(url: str) -> None:
     obs, _, _, _, infos = envs.recv()
     assert (obs[0, 0], infos["env_id"].tolist()) == (1, [0])
     envs.close()
+
+
+def test_lanes_whose_answer_never_comes_are_asked_again_after_the_time_out(url: str) -> None:
+    with Relay(url) as relay:
+        envs = VirtualVectorEnv(relay.url, SCRIPTED, 2, lanes=2, timeout_s=0.3)
+        envs.reset(seed=1)
+        relay.flip(Flip("request", 7))  # the message never ends
+        envs.send(np.zeros(1, np.int64), env_ids=[1])
+        assert envs.recv()[0][:, 0].tolist() == [1]
+        assert relay.connections == 2
+        envs.close()

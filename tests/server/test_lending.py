@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -42,6 +43,13 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+def await_loan(server: RunningServer) -> None:
+    """Until the only env worker has a socket beside the one to the front: what the front has answered, it lends then."""
+    folder = Path(f"/proc/{worker_pids(server)[-1]}/fd")
+    while sum(os.readlink(fd).startswith("socket:") for fd in folder.iterdir()) < 2:
+        os.sched_yield()
+
+
 @contextmanager
 def raw(server: RunningServer, num_envs: int = 1, **opening: Any) -> Iterator[RawSession]:
     session = RawSession(server.url, SCRIPTED, num_envs, **opening)
@@ -57,6 +65,7 @@ def test_steps_and_resets_need_the_env_worker_alone(server: RunningServer) -> No
     assert_same(env.reset(seed=1), local.reset(seed=1))
     env.step(0)
     local.step(0)
+    await_loan(server)
     with stopped(server.pids()[0]):
         for _ in range(3):
             is_over = False
@@ -72,6 +81,7 @@ def test_lanes_on_one_worker_are_answered_by_it_too(server: RunningServer) -> No
     envs = VirtualVectorEnv(server.url, "CartPole-v1", num_envs=6, lanes=3)
     envs.reset(seed=5)
     envs.step(np.zeros(6, int))
+    await_loan(server)
     with stopped(server.pids()[0]):
         told = envs.step(np.ones(6, int))
     local = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 6)
@@ -130,7 +140,8 @@ def test_a_repeat_of_a_step_whose_answer_died_with_the_worker_steps_nothing(serv
     with raw(server) as session:
         session.ask(Reset(0, 1, [3]))
         session.ask(Step(0, 2), bytes(8))
-        os.kill(worker_pids(server)[0], signal.SIGKILL)
+        await_loan(server)
+        os.kill(worker_pids(server)[-1], signal.SIGKILL)
         with pytest.raises(ConnectionEnded):
             session.connection.receive()
         again = session.resumed()

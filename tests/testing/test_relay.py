@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from multiserverrl.testing.relay import Cut, Relay
+from multiserverrl.testing.relay import Cut, Flip, Relay
 
 
 class Echo:
@@ -121,6 +121,17 @@ def test_a_cut_counts_from_when_it_was_armed_and_happens_once(relay: Relay) -> N
         assert exchange(client, b"hello") == b"he"
     with connect(relay) as client:
         assert exchange(client, b"hello") == b"hello"
+
+
+@pytest.mark.parametrize(("direction", "arrived"), [("request", b"hello" + b"hallo"), ("reply", b"hello" * 2)])
+def test_a_flip_changes_one_bit_of_one_direction_once(relay: Relay, echo: Echo, direction: str, arrived: bytes) -> None:
+    relay.flip(Flip(direction, 8 * 6 + 2))
+    with connect(relay) as client:
+        told = exchange(client, b"hello") + exchange(client, b"hello") + exchange(client, b"hello")
+    assert told == b"hello" + b"hallo" + b"hello"
+    assert bytes(echo.got[0]) == arrived + b"hello"
+    assert relay.flips_done == 1
+    assert relay.passed_bytes == {"request": 15, "reply": 15}
 
 
 def test_cut_now_ends_every_connection(relay: Relay) -> None:

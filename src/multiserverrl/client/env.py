@@ -24,6 +24,8 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
 
     Where client and server are on one host, large observations come by shared memory, and by TCP where that cannot
     be (`uses_shared_memory` says which); `shared_memory=False` leaves them to TCP.
+    `compression` (zstd): None where the server is on another host, "zstd" or True wherever it grants it, False never.
+    `checksum`: every message bears one, so that bits that flip on the way are a broken connection and no wrong step.
 
     A pickled (or copied) one opens a session of its own, without `owner`, where it is unpickled; reset() it
     first. A token that was given is in the pickle, one from the environment is not. `np_random` is a generator
@@ -47,10 +49,23 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
         token: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         shared_memory: bool = True,
+        compression: bool | str | None = None,
+        checksum: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> None:
         config = RemoteConfig(
-            env_id, "none", render_mode, on_fault, owner, wait_s, token, timeout_s, arguments, shared_memory
+            env_id,
+            "none",
+            render_mode,
+            on_fault,
+            owner,
+            wait_s,
+            token,
+            timeout_s,
+            arguments,
+            shared_memory,
+            compression,
+            checksum,
         )
         self._url = url
         self._remote = RemoteEnvs(url, [1], config)

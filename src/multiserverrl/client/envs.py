@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
+from multiserverrl.client.coding import Wanted
 from multiserverrl.client.link import Link
 from multiserverrl.client.transport import Address
 from multiserverrl.errors import ActionError, ConfigError, EnvFault, SessionLost, SessionTaken, SpaceError, WireError
@@ -42,8 +43,11 @@ class RemoteConfig:
     timeout_s: float
     arguments: dict[str, Any] | None
     shared_memory: bool = True
+    compression: bool | str | None = None
+    checksum: bool = False
 
     def __post_init__(self) -> None:
+        self.wanted()
         if self.on_fault not in _FAULT_POLICIES:
             raise ConfigError(f"on_fault must be one of {', '.join(_FAULT_POLICIES)}, not {self.on_fault!r}")
         if self.render_mode == "human":
@@ -51,6 +55,10 @@ class RemoteConfig:
                 "render_mode='human' would open its window at the server; use 'rgb_array', "
                 "with gymnasium.wrappers.HumanRendering to see it here"
             )
+
+    def wanted(self) -> Wanted:
+        """What is asked of the connections."""
+        return Wanted(self.compression, self.checksum)
 
     def copied(self) -> dict[str, Any]:
         """The arguments that open another session of this kind; not `owner`, which would close this one."""
@@ -75,23 +83,26 @@ class RemoteEnvs:
         self.config = config
         self.address = Address.parse(url, config.token)
         self._request = config.request(lanes)
-        self.link = Link(self.address, self._request, timeout_s=config.timeout_s)
+        self.link = self._opened()
         self.env = self.link.opened.env
         self.observation_space = restore_space(self.env.observation_space)
         self.action_space = restore_space(self.env.action_space)
         self._reset: tuple[list[int | None] | None, bytes, bytes | None] = (None, b"", None)
         self.lanes = [LaneEnvs(self, index, size) for index, size in enumerate(lanes)]
 
+    def _opened(self) -> Link:
+        return Link(self.address, self._request, timeout_s=self.config.timeout_s, wanted=self.config.wanted())
+
     def ensure_open(self) -> None:
         """In the child of a fork, open a session of its own."""
         if self.link.is_forgotten():
             self._request = msgspec.structs.replace(self._request, owner=None)  # the parent keeps its session
-            self.link = Link(self.address, self._request, timeout_s=self.config.timeout_s)
+            self.link = self._opened()
 
     def reopen(self) -> None:
         """Open a new session in place of one that was lost."""
         self.link.close()
-        self.link = Link(self.address, self._request, timeout_s=self.config.timeout_s)
+        self.link = self._opened()
         if self.link.opened.env != self.env:
             self.link.close()
             raise SpaceError(f"{self.address} serves another {self.env.env_id} than before; make a new virtual env")

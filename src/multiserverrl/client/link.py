@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+from multiserverrl.client.coding import Wanted, connect
 from multiserverrl.client.shared import SharedBodies
 from multiserverrl.client.transport import Address, Connection, ConnectionEnded
 from multiserverrl.errors import (
@@ -48,6 +49,7 @@ _CLOSED_FOR_GOOD = (1002, 1003, 1007, 1008, 4002)  # our bytes are not taken: se
 _REFUSED_BUDGET_S = 5.0  # nobody listens: the server is gone, and with it the session
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 2.0
 _CLOSE_TIMEOUT_S = 5.0
+_DOUBTFUL, _DOUBTS = (_CLOSED_TOO_LARGE, *_CLOSED_FOR_GOOD), 3
 
 
 class Link:
@@ -55,8 +57,8 @@ class Link:
 
     _all: ClassVar[weakref.WeakSet[Link]] = weakref.WeakSet()
 
-    def __init__(self, address: Address, request: Open, *, timeout_s: float) -> None:
-        self.address, self._request, self._timeout_s = address, request, timeout_s
+    def __init__(self, address: Address, request: Open, *, timeout_s: float, wanted: Wanted) -> None:
+        self.address, self._request, self._timeout_s, self._wanted = address, request, timeout_s, wanted
         self._connection: Connection | None = None
         self._arrived: dict[int, tuple[Any, memoryview]] = {}
         self._ended: MultiServerRLError | None = None  # why nothing can be asked of this session any more
@@ -67,7 +69,7 @@ class Link:
         Link._all.add(self)
 
     def _open(self) -> None:
-        self._connection = Connection(self.address, self._timeout_s)
+        self._connection = connect(self.address, self._timeout_s, self._wanted)
         try:
             # waiting for free envs, and making them, may take longer than a step
             self._connection.set_timeout(self._request.wait_s + self._timeout_s)
@@ -170,8 +172,8 @@ class Link:
         except OSError as error:
             self._drop()
             self._check_not_ended()
-            self._check_close_code(error)
             self._outage = self._outage or _Outage()
+            self._check_close_code(error)
             self._resume(error, self._outage)
         except BaseException:  # interrupted in mid-message: the connection cannot be used on
             self._drop()
@@ -228,11 +230,14 @@ class Link:
         """Heed what the server said when it closed the connection, where sending the same again makes no sense.
 
         A request that is too large was not carried out: its seq is free, and the session lives on. It need not be
-        the one whose answer is waited for: of all in flight it is the largest.
+        the one whose answer is waited for: of all in flight it is the largest. Where messages bear checksums, bytes
+        are taken for wrong only when they are called so again and again: bits may have flipped around a message.
         """
         code = error.close_code if isinstance(error, ConnectionEnded) else 0
         if code == _CLOSED_FENCED:
             raise self._end(SessionTaken(f"session {self.opened.session} ended here: {error}")) from error
+        if self._wanted.checksum and code in _DOUBTFUL and self._outage is not None and self._outage.is_doubted():
+            return
         if code in _CLOSED_FOR_GOOD:
             raise self._end(WireError(f"{self.address} does not take our requests: {error}")) from error
         sizes = [len(state.in_flight or b"") for state in self.lanes]
@@ -270,7 +275,7 @@ class Link:
 
     def _reconnect(self, timeout_s: float) -> None:
         opened = self.opened
-        self._connection = Connection(self.address, timeout_s)
+        self._connection = connect(self.address, timeout_s, self._wanted)
         self._connection.set_timeout(self._timeout_s)
         self._connection.send(
             frames.encode(Resume(PROTOCOL_VERSION, opened.session, opened.secret, opened.incarnation))
@@ -344,10 +349,15 @@ class _Outage:
     """How long a connection has been broken, and the pauses between the tries to make it again."""
 
     def __init__(self) -> None:
-        self._began, self._pause_s = time.monotonic(), 0.0
+        self._began, self._pause_s, self._doubts = time.monotonic(), 0.0, 0
 
     def lasts_s(self) -> float:
         return time.monotonic() - self._began
+
+    def is_doubted(self) -> bool:
+        """Whether what the server says of our bytes is not believed yet."""
+        self._doubts += 1
+        return self._doubts <= _DOUBTS
 
     def pause(self) -> None:
         """None before the first try."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
+import ipaddress
 import os
 import random
 import socket
@@ -23,8 +24,9 @@ import msgspec
 
 from multiserverrl.errors import ConfigError, PeerError, ServerUnreachable, WireError, error_for
 
-__all__ = ["Address", "Connection", "ConnectionEnded", "fetch_json"]
+__all__ = ["Address", "Connection", "ConnectionEnded", "Socket", "fetch_json", "is_same_host"]
 
+Socket = socket.socket
 TOKEN_VARIABLE = "MULTISERVERRL_TOKEN"
 STREAM_PATH = "/v1/stream"
 MAX_MESSAGE_BYTES = 1 << 30  # no length beyond it is believed
@@ -93,6 +95,15 @@ class Address:
             ) from error
 
 
+def is_same_host(connected: socket.socket) -> bool:
+    """Whether the other end is this machine, or seems to be (an SSH tunnel's is)."""
+    try:
+        peer, own = connected.getpeername()[0], connected.getsockname()[0]
+    except OSError:  # over already; whoever uses it will see
+        return False
+    return bool(peer == own) or ipaddress.ip_address(peer.partition("%")[0]).is_loopback
+
+
 def fetch_json(address: Address, path: str, timeout_s: float) -> Any:
     """The JSON of a GET; the server's refusal is raised as its error, silence as ServerUnreachable."""
     connected = address.connect(timeout_s)
@@ -122,15 +133,25 @@ def _checked_json(content: bytes, status: int, address: Address) -> Any:
 
 
 class Connection:
-    """One WebSocket. `send` and `receive` raise OSError (ConnectionEnded among them) when it breaks."""
+    """One WebSocket. `send` and `receive` raise OSError (ConnectionEnded among them) when it breaks.
 
-    def __init__(self, address: Address, timeout_s: float) -> None:
-        self._socket = address.connect(timeout_s)
+    `connected`: the socket, where there is one already. `headers`: further ones for the handshake.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        timeout_s: float,
+        connected: socket.socket | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self._socket = connected or address.connect(timeout_s)
+        self.headers: dict[str, str] = {}  # of the server's answer to the handshake
         self._waiting = bytearray()
         self._head_bytes, self._room = 4, _LEAST_ROOM_BYTES
         self._key = random.Random(os.urandom(16))
         try:
-            self._upgrade(address)
+            self._upgrade(address, headers or {})
         except BaseException:
             self._socket.close()
             raise
@@ -279,7 +300,7 @@ class Connection:
             raise ConnectionEnded("the connection was cut")
         return count
 
-    def _upgrade(self, address: Address) -> None:
+    def _upgrade(self, address: Address, further: dict[str, str]) -> None:
         """RFC 6455, 4.1; a refusal is raised as the error that its JSON names."""
         nonce = base64.b64encode(os.urandom(16)).decode()
         headers = {
@@ -289,6 +310,7 @@ class Connection:
             "Sec-WebSocket-Key": nonce,
             "Sec-WebSocket-Version": "13",
             **address.headers(),
+            **further,
         }
         lines = [f"GET {STREAM_PATH} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
         self._socket.sendall("\r\n".join(lines).encode("latin-1"))
@@ -298,7 +320,7 @@ class Connection:
             self._fill(len(self._waiting) + 1)
         head, _, rest = bytes(self._waiting).partition(b"\r\n\r\n")
         status, _, header_text = head.decode("latin-1").partition("\r\n")
-        found = {
+        self.headers = found = {
             name.strip().lower(): value.strip()
             for name, _, value in (line.partition(":") for line in header_text.split("\r\n"))
         }

@@ -33,7 +33,6 @@ from multiserverrl.wire.trees import pack_tree
 __all__ = ["VirtualVectorEnv"]
 
 Array = NDArray[Any]
-_WAIT_S = 1.0  # how long one look at several connections may take; a broken one is then mended
 
 
 class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
@@ -46,7 +45,7 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
     `url` may be a list: the envs are spread by each server's free capacity, in the order of the list.
     `lanes` (a number, or the sizes, for each server) makes groups of envs that `send` and `recv` step
     independently. `shared_memory` False keeps observations off the shared memory by which large ones come
-    from a server on the same host.
+    from a server on the same host. `compression` and `checksum` are VirtualEnv's.
     """
 
     def __init__(
@@ -64,11 +63,24 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         lanes: int | Sequence[int] = 1,
         shared_memory: bool = True,
+        compression: bool | str | None = None,
+        checksum: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> None:
         mode, member = autoreset_of(autoreset_mode)
         config = RemoteConfig(
-            env_id, mode, render_mode, on_fault, owner, wait_s, token, timeout_s, arguments, shared_memory
+            env_id,
+            mode,
+            render_mode,
+            on_fault,
+            owner,
+            wait_s,
+            token,
+            timeout_s,
+            arguments,
+            shared_memory,
+            compression,
+            checksum,
         )
         self._remotes = open_on([url] if isinstance(url, str) else list(url), num_envs, lanes, config)
         self._asked: dict[str, Any] = {"url": url, "num_envs": num_envs, "lanes": lanes}
@@ -329,7 +341,9 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
                 if fd is None:
                     return [next(index for index in waiting if self._lanes[index].remote is remote)]
                 selector.register(fd, selectors.EVENT_READ, remote)
-            ready = [key.data for key, _ in selector.select(_WAIT_S)]
+            ready = [key.data for key, _ in selector.select(self._remotes[0].config.timeout_s)]
+        if not ready:
+            return waiting[:1]  # whose own time-out then finds the connection broken
         for remote in ready:
             remote.link.receive_any([self._lanes[i].index for i in waiting if self._lanes[i].remote is remote])
         return [index for index in waiting if self._has_answer(index)]

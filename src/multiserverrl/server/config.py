@@ -58,6 +58,7 @@ class ServerConfig:
     )
     max_message_bytes: int = setting(64 * 2**20, "largest message or body", unit="bytes")
     shared_memory: bool = setting(True, "let clients on this host read observations from shared memory")
+    compression: bool = setting(True, "let clients ask for compressed messages (zstd)")
     max_envs_per_session: int = setting(4096, "most environments of one session")
 
     def __post_init__(self) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from multiserverrl.errors import EnvFault, MultiServerRLError, VersionMismatch, WireError
+from multiserverrl.observe.log import log
 from multiserverrl.server.lending import lend
 from multiserverrl.server.requests import Requests
 from multiserverrl.server.sessions import LiveSession, Sessions
 from multiserverrl.server.websocket import EXTENSION, StreamProtocol
 from multiserverrl.wire import frames
+from multiserverrl.wire.coding import HEADER, LEAST_BYTES, Codec, Coding, CodingError
 from multiserverrl.wire.messages import Open, Refused, Resume
 
 __all__ = ["CLOSED_BAD", "CLOSED_FENCED", "Stream"]
@@ -31,6 +33,7 @@ class Stream:
 
     def __init__(self, sessions: Sessions, requests: Requests) -> None:
         self._sessions, self._requests = sessions, requests
+        self._codings = Coding(sessions.config.compression, checksum=True)
         self._numbers = itertools.count(1)
         self._live: dict[int, _Connection] = {}
         sessions.fence = self._fence
@@ -38,10 +41,12 @@ class Stream:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one connection until it ends."""
         await receive()  # websocket.connect
-        await send({"type": "websocket.accept"})
+        coding = self._codings & _asked(scope)
+        told = [(HEADER.lower().encode(), str(coding).encode())] if coding else []
+        await send({"type": "websocket.accept", "headers": told})
         number = next(self._numbers)
         connection = self._live[number] = _Connection(
-            self._sessions, self._requests, scope["extensions"][EXTENSION], number
+            self._sessions, self._requests, scope["extensions"][EXTENSION], number, coding
         )
         try:
             while (await receive())["type"] != "websocket.disconnect":
@@ -59,15 +64,41 @@ class Stream:
 class _Connection:
     """What the messages of one connection do: the first opens or resumes a session, the rest are its requests."""
 
-    def __init__(self, sessions: Sessions, requests: Requests, protocol: StreamProtocol, number: int) -> None:
+    def __init__(
+        self, sessions: Sessions, requests: Requests, protocol: StreamProtocol, number: int, coding: Coding
+    ) -> None:
         self._sessions, self._requests = sessions, requests
         self.protocol, self._number = protocol, number
         self._session: LiveSession | None = None
         self._opening: asyncio.Task[None] | None = None
         self._early: list[bytes] | None = None  # what came while the session was resumed
-        protocol.begin(self._on_message)
+        self._send: Callable[[bytes], None] = protocol.send_message
+        self._answer: Callable[[bytes], None] = self._answer_and_lend
+        if coding:
+            self._codec = Codec(coding, sessions.config.max_message_bytes)
+            self._send, self._answer = self._send_coded, self._answer_coded
+        protocol.begin(self._on_coded if coding else self._on_message)
 
-    def _answer(self, frame: bytes) -> None:
+    def _on_coded(self, frame: bytes) -> None:
+        try:
+            plain = bytes(self._codec.decode(frame))
+        except CodingError as error:
+            log("frame_refused", connection=self._number, error=str(error))
+            self.protocol.close(error.close_code, str(error))
+            return
+        self._on_message(plain)
+
+    def _send_coded(self, frame: bytes) -> None:
+        self.protocol.send_message(self._codec.encode(frame))
+
+    def _answer_coded(self, frame: bytes) -> None:
+        """Env workers know plain frames only, as are those that are too short to be compressed."""
+        self._send_coded(frame)
+        lanes = self._session.lanes if self._session is not None else []
+        if not self._codec.coding.checksum and all(lane.layout.size_bytes < LEAST_BYTES for lane in lanes):
+            asyncio.get_running_loop().call_soon(self._lend)
+
+    def _answer_and_lend(self, frame: bytes) -> None:
         self.protocol.send_message(frame)
         asyncio.get_running_loop().call_soon(self._lend)  # when the books of this request are kept
 
@@ -128,7 +159,7 @@ class _Connection:
 
     def _refuse(self, error: MultiServerRLError) -> None:
         remote_traceback = error.remote_traceback if isinstance(error, EnvFault) else ""
-        self.protocol.send_message(frames.encode(Refused(0, 0, error.code, error.headline, remote_traceback)))
+        self._send(frames.encode(Refused(0, 0, error.code, error.headline, remote_traceback)))
 
     async def ended(self) -> None:
         """The connection is over. A client that never learnt its session's name cannot come back for it."""
@@ -137,3 +168,9 @@ class _Connection:
             await asyncio.gather(self._opening, return_exceptions=True)
         if self._session is not None:
             self._sessions.disconnected(self._session, self._number)
+
+
+def _asked(scope: Message) -> Coding:
+    """What the client's handshake asks for."""
+    wanted = HEADER.lower().encode()
+    return Coding.parse(", ".join(value.decode("latin-1") for name, value in scope["headers"] if name == wanted))

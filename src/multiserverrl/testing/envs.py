@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-__all__ = ["CustomSpace", "DictObs", "NotAnEnv", "Scripted", "TextObs", "count_of"]
+__all__ = ["CustomSpace", "DictObs", "NotAnEnv", "Pictures", "Scripted", "TextObs", "count_of"]
 
 
 def count_of(path: str | os.PathLike[str]) -> int:
@@ -162,6 +162,39 @@ class TextObs(gymnasium.Env[str, str]):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         self.steps += 1
         return f"{self.steps} {action}", float(len(action)), self.steps >= 4, False, {"said": action}
+
+
+class Pictures(gymnasium.Env[NDArray[np.uint8], np.int64]):
+    """The last four frames of a ball and a paddle, 84×84 in grey, as Atari agents see them; episodes of 50 steps."""
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
+        self.action_space = spaces.Discrete(3)
+        self.steps = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps, self.paddle = 0, 40
+        self.ball, self.speed = self.np_random.integers(10, 70, 2), self.np_random.choice([-3, -2, 2, 3], 2)
+        self.frames = [self._frame()] * 4
+        return np.stack(self.frames, -1), {}
+
+    def step(self, action: np.int64) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        self.paddle = int(np.clip(self.paddle + 3 * (int(action) - 1), 0, 72))
+        self.speed = np.where((self.ball + self.speed < 0) | (self.ball + self.speed > 80), -self.speed, self.speed)
+        self.ball = self.ball + self.speed
+        self.frames = [*self.frames[1:], self._frame()]
+        return np.stack(self.frames, -1), 0.0, self.steps >= 50, False, {}
+
+    def _frame(self) -> NDArray[np.uint8]:
+        frame = np.full((84, 84), 87, np.uint8)
+        frame[:4] = frame[-4:] = 142
+        frame[self.paddle : self.paddle + 12, 78:80] = 148
+        frame[self.ball[0] : self.ball[0] + 3, self.ball[1] : self.ball[1] + 3] = 236
+        return frame
 
 
 class _Colours(spaces.Space[str]):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from urllib.parse import urlsplit
 
-__all__ = ["Cut", "Relay"]
+__all__ = ["Cut", "Flip", "Relay"]
 
 _CHUNK_BYTES = 1 << 16
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends RST
@@ -31,6 +31,14 @@ class Cut:
     direction: str  # "request" or "reply"
     after_bytes: int
     how: str = "fin"  # or "rst"
+
+
+@dataclass
+class Flip:
+    """Flip one bit: the nth (from 0, the lowest of each byte first) that `direction` passes on from now on."""
+
+    direction: str
+    bit: int
 
 
 @dataclass(eq=False)
@@ -58,8 +66,10 @@ class Relay:
         self.refusing = False
         self.piece_bytes = 0
         self.connections = 0  # accepted so far
-        self.cuts_done = 0
+        self.cuts_done = self.flips_done = 0
+        self.passed_bytes = {"request": 0, "reply": 0}
         self._cut: Cut | None = None
+        self._flip: Flip | None = None
         self._pairs: list[_Pair] = []
         self._requested: list[bytearray] = []
         self._lock = threading.Lock()
@@ -95,6 +105,11 @@ class Relay:
         """Arm one cut; it counts from now on, over all connections, and happens once."""
         with self._lock:
             self._cut = cut
+
+    def flip(self, flip: Flip) -> None:
+        """Arm one flip; it counts from now on, over all connections, and happens once."""
+        with self._lock:
+            self._flip = flip
 
     def stall(self) -> None:
         """Pass nothing on, and keep the connections open, until `flow`."""
@@ -171,7 +186,8 @@ class Relay:
             return
         direction = "request" if end is pair.client else "reply"
         allowed, is_cut = self._allowed(direction, len(content))
-        content = content[:allowed]
+        content = self._flipped(direction, content[:allowed])
+        self.passed_bytes[direction] += len(content)
         if direction == "request":
             pair.requested += content
         try:
@@ -193,6 +209,18 @@ class Relay:
         self._cut = None
         self.cuts_done += 1
         return cut.after_bytes, cut
+
+    def _flipped(self, direction: str, content: bytes) -> bytes:
+        flip = self._flip
+        if flip is None or flip.direction != direction:
+            return content
+        byte, bit = divmod(flip.bit, 8)
+        if byte >= len(content):
+            flip.bit -= 8 * len(content)
+            return content
+        self._flip = None
+        self.flips_done += 1
+        return content[:byte] + bytes((content[byte] ^ 1 << bit,)) + content[byte + 1 :]
 
     def _send(self, end: socket.socket, content: bytes) -> None:
         size = self.piece_bytes or len(content)

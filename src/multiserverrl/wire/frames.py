@@ -2,7 +2,7 @@
 
     byte 0     0x4D ("M")
     byte 1     protocol version
-    bytes 2-3  flags, little-endian: bit 0 is reserved for a checksum, bit 1 for compression; both 0 now
+    bytes 2-3  flags, little-endian: 0 in a plain frame; the others are those of `coding`, which makes them plain
     bytes 4-7  size of the header in bytes, little-endian
 
 The body runs from the next multiple of 8 to the end. No length is believed beyond the bytes that
@@ -78,7 +78,7 @@ def _split(frame: Buffer) -> tuple[memoryview, memoryview]:
             "install the same release of multiserverrl on both"
         )
     if flags:
-        raise WireError(f"the frame's flags are {flags:#06x}; this version knows none")
+        raise WireError(f"the frame's flags are {flags:#06x}, which were not agreed on")
     end = _PREFIX.size + size
     if end > len(view):
         raise WireError(f"the frame says its header has {size} bytes; {len(view) - _PREFIX.size} are there")
