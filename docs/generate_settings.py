@@ -35,6 +35,14 @@ arguments), and an unknown key is refused by name.
 An id gives it by its `vector_entry_point` (one that has nothing else needs no flag), a module or file by a class or
 function that takes `num_envs`. `--wrapper` then names wrappers of vector envs.
 
+`serve envpool:CartPole-v1` (any of EnvPool's tasks; no flag needed) serves an [EnvPool](https://envpool.readthedocs.io),
+as does `--vector` with a function that returns one made by `envpool.make_gymnasium(…, num_envs=num_envs)`. It has the
+autoreset mode `next_step`. EnvPool takes seeds only when it is made: `reset(seed=…)` makes it anew (env i gets
+seed + i, or its own of a list with a number for each), `reset()` goes on; without any seed each session has its own.
+Infos come with Gymnasium's masks, without `env_id` and `players` (row i is env i) and `elapsed_step` (steps since the
+reset). `envpool:…` has as many threads as it may use cores; with several env workers say
+`--allow-arg num_threads`, or make it in a function. Install it by `pip install 'multiserverrl[envpool]'`.
+
 ```toml
 env_ids = ["ale_py:ALE/Pong-v5"]
 env_arguments = { frameskip = 1 }

@@ -144,3 +144,16 @@ def test_deeply_nested_tuples_are_refused() -> None:
         content = encode(Ext(3, encode([msgspec.Raw(content)])))
     with pytest.raises(WireError, match="recursion"):
         unpack_tree(content)
+
+
+@pytest.mark.parametrize("length", [0, 64, 255, 256, 4096, 1 << 16])
+def test_a_mask_of_any_length_is_the_readers_own_and_other_bytes_than_0_and_1_are_refused(length: int) -> None:
+    mask = np.arange(length) % 2 == 1
+    content = pack_tree({"_lives": mask})
+    read = unpack_tree(content)["_lives"]
+    assert np.array_equal(read, mask) and read.dtype == np.bool_
+    if length:
+        read[:] = True
+        assert unpack_tree(content)["_lives"][0] == np.False_
+        with pytest.raises(WireError, match="neither 0 nor 1"):
+            unpack_tree(content[:-1] + b"\2")

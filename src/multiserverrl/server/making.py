@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from multiserverrl.errors import ConfigError, EnvFault, MultiServerRLError, SpaceError
 from multiserverrl.server.commands import MakeShard, Probe
 from multiserverrl.server.config import WrapperConfig
+from multiserverrl.server.envpool import EnvPoolVectorEnv, is_pool
 from multiserverrl.server.sources import EnvMaker, find_env, find_vector_env, make_env
 from multiserverrl.wire.arrays import is_fixed
 from multiserverrl.wire.jsonvalues import to_json
@@ -99,7 +100,8 @@ class Source:
         shown = {} if command.render_mode is None else {"render_mode": command.render_mode}
 
         def make(num_envs: int) -> Vector:
-            envs = _made(env_id, lambda: maker(num_envs=num_envs, **shown, **arguments))
+            made = _made(env_id, lambda: maker(num_envs=num_envs, **shown, **arguments))
+            envs = EnvPoolVectorEnv(made) if is_pool(made) else made
             if not isinstance(envs, VectorEnv):
                 raise ConfigError(f"--vector: {env_id} made a {type(envs).__qualname__}, which is no VectorEnv")
             return self._wrapped(envs, env_id, VectorEnv)

@@ -1,4 +1,5 @@
-"""Where an environment comes from: a registered Gymnasium id, `module:Env-v0`, or `path/to/file.py:EnvClass`.
+"""Where an environment comes from: a registered Gymnasium id, `module:Env-v0`, `path/to/file.py:EnvClass`, or
+`envpool:Task-v0`.
 
 Runs in env workers alone: it imports what the operator named, never what a client names.
 """
@@ -19,6 +20,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import RenderCollection
 
 from multiserverrl.errors import ConfigError, UnknownEnvError
+from multiserverrl.server.envpool import find_pool, is_pool
 
 __all__ = ["EnvMaker", "find_env", "find_vector_env", "make_env"]
 
@@ -59,6 +61,8 @@ def find_vector_env(env_id: str, *, is_asked: bool) -> VectorMaker | None:
     Native is what has no other way to be made, and what is asked to be; ConfigError when it has no such way.
     """
     before, separator, name = env_id.rpartition(":")
+    if before == "envpool":
+        return find_pool(name)
     if separator:
         module = _load_file(before) if before.endswith(".py") else _import(before, env_id)
         found: Any = getattr(module, name, None)
@@ -89,6 +93,8 @@ def make_env(maker: EnvMaker, render_mode: str | None, arguments: dict[str, Any]
     env = maker(**arguments) if single is None else maker(render_mode=single, **arguments)
     if not isinstance(env, gymnasium.Env):
         raise ConfigError(_OLD_GYM.format(name=type(env).__qualname__))
+    if is_pool(env):
+        raise ConfigError(f"a {type(env).__name__} is many envs: serve with --vector what makes it of num_envs")
     if render_mode == single:
         return env
     if render_mode not in env.metadata.get("render_modes", ()):

@@ -146,17 +146,19 @@ class VectorShard:
         return self._env
 
     def _write(self, observations: Any, *numbers: Any) -> None:
-        """One step into the block, all of it or (SpaceError, ValueError, TypeError) nothing."""
-        values = flatten(self._layout.space, observations, "obs")
-        parts = [fit(leaf, value, "obs") for leaf, value in zip(self._leaves, values, strict=True)]
-        columns = [
-            np.broadcast_to(np.asarray(column).astype(view.dtype), view.shape)
-            for view, column in zip(self._numbers, numbers, strict=True)
+        """One step into the block; SpaceError, ValueError or TypeError, with the observations as they were."""
+        is_one = len(self._leaves) == 1 and not self._leaves[0].path
+        values = [observations] if is_one else flatten(self._layout.space, observations, "obs")
+        parts = [
+            value
+            if type(value) is np.ndarray and value.dtype == leaf.dtype and value.shape == leaf.shape
+            else fit(leaf, value, "obs")
+            for leaf, value in zip(self._leaves, values, strict=True)
         ]
+        for view, column in zip(self._numbers, numbers, strict=True):
+            view[...] = column
         for view, part in zip(self._observations, parts, strict=True):
             view[...] = part
-        for view, column in zip(self._numbers, columns, strict=True):
-            view[...] = column
 
     def _fault(self, error: Exception) -> Done:
         """Every env ends: its last observation, reward 0, truncated; made anew, and reset in same_step."""
