@@ -1,7 +1,8 @@
-"""The yardstick of bench/step.py: the floor for Python over TCP, and no product.
+"""The yardstick of the rows against raw TCP: the floor for Python, and no product.
 
 One process, blocking sockets, fixed frames (int32 actions in; observations, float32 rewards and a byte
-of ends out); no isolation, no session, no spaces, no retry. `python raw_tcp.py PORT ENV_ID N` serves.
+of ends out); no isolation, no session, no spaces, no retry. `python raw_tcp.py ENV_ID N` serves, on a
+port that it prints. Envs are what `gymnasium.make` gives, reset where they end.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def receive_into(connection: socket.socket, view: memoryview) -> None:
         got += count
 
 
-def serve(port: int, env_id: str, num_envs: int) -> None:
+def serve(env_id: str, num_envs: int) -> None:
     """Step `num_envs` environments for one client after the other."""
     import gymnasium
     import numpy as np
@@ -29,10 +30,10 @@ def serve(port: int, env_id: str, num_envs: int) -> None:
     envs = [gymnasium.make(env_id) for _ in range(num_envs)]
     obs = np.stack([env.reset()[0] for env in envs])
     rewards, ends, actions = np.zeros(num_envs, np.float32), np.zeros(num_envs, np.uint8), np.zeros(num_envs, np.int32)
-    incoming = memoryview(actions).cast("B")
-    outgoing = [memoryview(array).cast("B") for array in (obs, rewards, ends)]
-    listener = socket.create_server(("127.0.0.1", port))
-    print("ready", flush=True)
+    incoming = actions.data.cast("B")
+    outgoing = [array.data.cast("B") for array in (obs, rewards, ends)]
+    listener = socket.create_server(("127.0.0.1", 0))
+    print("ready", listener.getsockname()[1], flush=True)
     while True:
         connection, _ = listener.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -73,4 +74,4 @@ class Client:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    serve(sys.argv[1], int(sys.argv[2]))
