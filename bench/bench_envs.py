@@ -47,11 +47,11 @@ class Sleeping(gymnasium.Env[NDArray[np.float32], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        return self._obs, {}
+        return self._obs.copy(), {}
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         time.sleep(self._step_s)
-        return self._obs, 0.0, False, False, {}
+        return self._obs.copy(), 0.0, False, False, {}
 
 
 gymnasium.register("Pixels84-v0", entry_point="bench_envs:Pixels", kwargs={"shape": (84, 84, 4)})

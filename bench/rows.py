@@ -42,6 +42,11 @@ class Part(NamedTuple):
     figure: float
 
 
+def ratio(reference: float, ours: float) -> Part:
+    """The usual figure."""
+    return Part(reference, ours, ours / reference)
+
+
 @dataclass(frozen=True)
 class Start:
     """What one start of the servers gave; `curve` has further lines to show below the row, by their names."""

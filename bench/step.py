@@ -12,11 +12,14 @@ import argparse
 import os
 import sys
 
+import flight
+import footprint
 import placement
+import round_trip
 import wire
 from rows import Row, Settings, Unavailable, heading, left_out, shown
 
-ROWS: list[Row] = [*wire.ROWS]  # a module with rows of its own is added here
+ROWS: list[Row] = [*wire.ROWS, *flight.ROWS, *round_trip.ROWS, *footprint.ROWS]  # further modules' rows go here
 
 
 def chosen_rows(names: str) -> list[Row]:
