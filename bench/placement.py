@@ -12,6 +12,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -34,6 +35,37 @@ def pinned(core: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+class Strangers:
+    """How busy the machine was meanwhile with what we did not start, as a share of one core; valid after the block."""
+
+    share = 0.0
+
+    def __enter__(self) -> Strangers:
+        self._before = time.monotonic(), _busy_s(), _own_s()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        elapsed, busy, own = (
+            now - then for now, then in zip((time.monotonic(), _busy_s(), _own_s()), self._before, strict=True)
+        )
+        self.share = max(0.0, busy - own) / elapsed
+
+
+def _busy_s() -> float:
+    """What all cores have computed since the machine came up, and what another machine took from them."""
+    user, nice, system, _, _, interrupts, soft_interrupts, stolen = (
+        int(ticks) for ticks in pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+    )
+    ticks = user + nice + system + interrupts + soft_interrupts + stolen
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _own_s() -> float:
+    """What this process has computed, and the servers that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 class Server(NamedTuple):

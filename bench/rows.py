@@ -74,20 +74,22 @@ class Row:
         return "ok" if (figure <= self.wanted if self.is_at_most else figure >= self.wanted) else "short"
 
 
-_WIDTHS = (5, 44, 26, 21, 21, 22, 8, 7)
+_WIDTHS = (5, 42, 26, 18, 18, 22, 7, 6, 6)
 
 
 def heading() -> str:
     """The table's first line."""
-    return _line("row", "what", "against", "reference", "ours", "median (range)", "wanted", "")
+    return _line("row", "what", "against", "reference", "ours", "median (range)", "wanted", "others", "")
 
 
-def shown(row: Row, starts: Sequence[Start]) -> str:
-    """The row's line, and one for each point of its curve."""
-    wanted = f"{'<=' if row.is_at_most else '>='} {row.wanted:g}"
-    lines = [_parts(row, row.name, row.what, row.against, [start.whole for start in starts], wanted)]
-    curve = {name: [start.curve[name] for start in starts] for name in starts[0].curve}
-    lines += [_parts(row, "", f"  {name}", "", parts, "") for name, parts in curve.items()]
+def shown(row: Row, starts: Sequence[Start], strangers: float = 0.0) -> str:
+    """The row's line, and one for each point of its curve; `strangers`: what else the machine did meanwhile."""
+    middle = statistics.median(start.whole.figure for start in starts)
+    ends = f"{'<=' if row.is_at_most else '>='} {row.wanted:g}", f"{strangers:.0%}", row.verdict(middle)
+    lines = [_line(row.name, row.what, row.against, *_cells(row, [start.whole for start in starts]), *ends)]
+    for name in starts[0].curve:
+        cells = _cells(row, [start.curve[name] for start in starts])
+        lines += [_line("", f"  {name}", "", *cells)]
     return "\n".join(lines)
 
 
@@ -96,17 +98,14 @@ def left_out(row: Row, why: str) -> str:
     return _line(row.name, row.what, row.against, f"left out: {why}")
 
 
-def _parts(row: Row, name: str, what: str, against: str, parts: Sequence[Part], wanted: str) -> str:
+def _cells(row: Row, parts: Sequence[Part]) -> tuple[str, str, str]:
     references, ours, figures = zip(*parts, strict=True)
-    verdict = row.verdict(statistics.median(figures)) if wanted else ""
-    return _line(
-        name, what, against, f"{_middle(references, row.scale)} {row.unit}" if any(references) else "-",
-        f"{_middle(ours, row.scale)} {row.unit}", _range(figures, row.digits), wanted, verdict,
-    )  # fmt: skip
+    reference = _middle(references, row) if any(references) else "-"
+    return reference, _middle(ours, row), _range(figures, row.digits)
 
 
-def _middle(values: Sequence[float], scale: float) -> str:
-    return f"{statistics.median(values) / scale:.4g}"
+def _middle(values: Sequence[float], row: Row) -> str:
+    return f"{statistics.median(values) / row.scale:.4g} {row.unit}"
 
 
 def _range(values: Sequence[float], digits: int) -> str:

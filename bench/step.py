@@ -3,7 +3,9 @@
     python bench/step.py [--rows W1,W3] [--starts 3] [--seconds 2]
 
 Every start brings up the row's servers afresh; within it both sides are measured in turns. A row shows the
-medians of both sides, and the median and the range of the figure over the starts. `--list` names the rows.
+medians of both sides, the median and the range of the figure over the starts, and how busy the machine was
+meanwhile with something else, as a share of one core: beyond a few percent the row says little. `--list`
+names the rows.
 """
 
 from __future__ import annotations
@@ -33,9 +35,11 @@ def chosen_rows(names: str) -> list[Row]:
 def measured(row: Row, settings: Settings, starts: int) -> str:
     """The row's lines."""
     try:
-        return shown(row, [row.measure(settings) for _ in range(starts)])
+        with placement.Strangers() as strangers:
+            found = [row.measure(settings) for _ in range(starts)]
     except Unavailable as why:
         return left_out(row, str(why))
+    return shown(row, found, strangers.share)
 
 
 def main() -> None:
