@@ -17,11 +17,13 @@ import sys
 import flight
 import footprint
 import placement
+import pools
 import round_trip
 import wire
 from rows import Row, Settings, Unavailable, heading, left_out, shown
 
-ROWS: list[Row] = [*wire.ROWS, *flight.ROWS, *round_trip.ROWS, *footprint.ROWS]  # further modules' rows go here
+# further modules' rows go here
+ROWS: list[Row] = [*wire.ROWS, *flight.ROWS, *round_trip.ROWS, *footprint.ROWS, *pools.ROWS]
 
 
 def chosen_rows(names: str) -> list[Row]:

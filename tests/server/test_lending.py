@@ -44,7 +44,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def await_loan(server: RunningServer) -> None:
-    """Until the only env worker has a socket beside the one to the front: what the front has answered, it lends then."""
+    """Until the only env worker has a socket beside the one to the front, which lends when it has answered."""
     folder = Path(f"/proc/{worker_pids(server)[-1]}/fd")
     while sum(os.readlink(fd).startswith("socket:") for fd in folder.iterdir()) < 2:
         os.sched_yield()
