@@ -1,0 +1,106 @@
+"""`multiserverrl check` as a person and a pipeline meet it."""
+
+import io
+import socket
+from typing import Any
+
+import pytest
+
+from multiserverrl.cli import main
+from multiserverrl.testing.check import check_server
+from multiserverrl.testing.conformance import SERVER_CLAIMS
+from multiserverrl.testing.fake import FakeServer
+from tests.testing.broken import AnswersNoise, AnswersStale, Dice, Outside, StepsAgain, broken
+
+Captured = pytest.CaptureFixture[str]
+
+
+def test_a_server_that_holds_all_is_exit_code_0_and_a_report_with_its_speed(capsys: Captured) -> None:
+    with FakeServer() as server:
+        assert main(["check", server.url, "Walk-v0"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "Walk-v0" in out
+    assert "steps/s" in out
+    assert " µs" in out
+    assert " 0 failed" in out
+    for claim in SERVER_CLAIMS:
+        assert claim.title in out
+
+
+@pytest.mark.parametrize(
+    ("part", "title"),
+    [
+        (StepsAgain, "a repeated request gets the kept answer, and no second step"),
+        (AnswersStale, "a stale seq is refused"),
+        (Dice, "two sessions with the same seed and actions are equal to the bit"),
+        (Outside, "observations are members of the observation space, with its dtypes"),
+        (AnswersNoise, "after a cut in mid-episode, resume goes on in the same episode"),
+    ],
+)
+def test_a_broken_server_is_exit_code_1_with_what_was_seen_and_what_to_do(
+    capsys: Captured, part: Any, title: str
+) -> None:
+    with broken(part) as server:
+        assert main(["check", server.url, "--timeout-s", "5"]) == 1
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    failed = lines.index(f"  FAIL  {title}")
+    assert lines[failed + 1].strip()
+    assert lines[failed + 2].strip().startswith("what to do: ")
+    assert "Traceback" not in out + err
+    assert " 0 failed" not in out
+
+
+def refusal(capsys: Captured, *arguments: str) -> str:
+    assert main(["check", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.strip().splitlines()
+    return line
+
+
+def test_nobody_there_is_exit_code_2(capsys: Captured) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port = bound.getsockname()[1]
+    assert f"nobody answers at http://127.0.0.1:{port}" in refusal(capsys, f"http://127.0.0.1:{port}")
+
+
+def test_what_is_no_address_is_exit_code_2(capsys: Captured) -> None:
+    assert "is not the address of an env server" in refusal(capsys, "ftp://x")
+    assert "--timeout-s must be" in refusal(capsys, "http://x", "--timeout-s", "0")
+
+
+def test_an_env_that_is_not_served_is_exit_code_2(capsys: Captured) -> None:
+    with FakeServer() as server:
+        assert "serves Walk-v0, not Run-v0" in refusal(capsys, server.url, "Run-v0")
+
+
+def test_a_wrong_token_is_exit_code_2_and_the_right_one_is_tried_out(capsys: Captured) -> None:
+    with FakeServer(token="right") as server:
+        assert "wants its token" in refusal(capsys, server.url, "--token", "wrong")
+        assert main(["check", server.url, "--token", "right"]) == 0
+    out = capsys.readouterr().out
+    assert "  pass  without the token nothing is told and nothing opened" in out
+    assert "right" not in out
+
+
+def test_a_server_in_use_is_exit_code_2(capsys: Captured) -> None:
+    class Used(FakeServer):
+        def answer_get(self, path: str) -> dict[str, Any]:
+            return {**super().answer_get(path), "free": 0}
+
+    with Used() as server:
+        assert "is free" in refusal(capsys, server.url)
+
+
+def test_a_server_of_another_version_is_exit_code_1_with_one_claim_that_fails() -> None:
+    class Newer(FakeServer):
+        def answer_get(self, path: str) -> dict[str, Any]:
+            return {**super().answer_get(path), "protocol": 77}
+
+    told = io.StringIO()
+    with Newer() as server:
+        assert check_server(server.url, stream=told) == 1
+    assert "FAIL  the server describes itself" in told.getvalue()
+    assert "77" in told.getvalue()
