@@ -115,6 +115,34 @@ class ForgetsTheFinal(FakeSession):
         return stepped(seq, obs, reward, is_terminated, is_truncated)
 
 
+class RefusesMembers(FakeSession):
+    def check_action(self, body: bytes) -> None:
+        super().check_action(body)
+        if self.env.steps == 3:
+            raise Refusal("action", "no fourth step")
+
+
+class RendersNothing(FakeSession):
+    """render is answered where there is nothing to show."""
+
+    def check(self, name: str, fields: list[Any], body: bytes) -> None:
+        if name != "render":
+            super().check(name, fields, body)
+
+    def carried_out(self, name: str, fields: list[Any], body: bytes) -> bytes:
+        return framed(["rendered", *fields[:2], []]) if name == "render" else super().carried_out(name, fields, body)
+
+
+class ResetsByItself(FakeSession):
+    """In the mode disabled, too."""
+
+    def step(self, seq: int, action: int) -> bytes:
+        answer = super().step(seq, action)
+        if self.mode == "disabled" and self.has_ended:
+            self.env.reset(None)
+        return answer
+
+
 class AnswersNoise(FakeSession):
     def perform(self, frame: bytes) -> bytes:
         return b"?" * 40
@@ -137,11 +165,11 @@ class Dice(Walk):
 
 
 class Outside(Walk):
-    """Its position is beyond what it says of its space."""
+    """It has more luck than it says of its space."""
 
     def obs(self) -> tuple[float, ...]:
         position, luck, one = super().obs()
-        return position * 1.5, luck, one
+        return position, luck + 1.5, one
 
 
 class Lottery(Walk):
@@ -180,6 +208,20 @@ class ResetsOnResume(FakeServer):
         assert self.session is not None
         self.session.env.reset(3)
         return answer
+
+
+class RunsAgain(FakeServer):
+    """After a resume the last request is carried out again when it comes again."""
+
+    def resume(self, name: str, secret: str, incarnation: int, *, connection: Connection) -> bytes:
+        if self.session is not None and self.session.last_seq > 3:
+            self.session.last_seq -= 1
+        return super().resume(name, secret, incarnation, connection=connection)
+
+
+class HasMoreThanAll(FakeServer):
+    def answer_get(self, path: str) -> dict[str, Any]:
+        return {**super().answer_get(path), "free": 5}
 
 
 class FencesNobody(FakeServer):
@@ -267,6 +309,13 @@ BROKEN: list[tuple[Any, str]] = [
     (TakesEverySize, "actions of another size are refused"),
     (StepsWithoutReset, "a step before the first reset is refused"),
     (StepsTheEnded, "a step in mode disabled is refused"),
+    (RefusesMembers, "30 random members of the action space are accepted"),
+    (RendersNothing, "requests that the session was not opened for are refused"),
+    (RunsAgain, "a request whose answer was lost is carried out once"),
+    (ResetsByItself, "disabled is Gymnasium's"),
+    (HasMoreThanAll, "the server describes itself"),
+    (Outside, "rewards, ends and infos are of Gymnasium's types"),
+    (Outside, "Gymnasium's own env checker passes on it"),
     (NeverResets, "next_step is Gymnasium's"),
     (ForgetsTheFinal, "same_step is Gymnasium's"),
     (AnswersNoise, "a repeated request gets the kept answer"),

@@ -10,6 +10,7 @@ from multiserverrl.cli import main
 from multiserverrl.testing.check import check_server
 from multiserverrl.testing.conformance import SERVER_CLAIMS
 from multiserverrl.testing.fake import FakeServer
+from multiserverrl.testing.serving import serving
 from tests.testing.broken import AnswersNoise, AnswersStale, Dice, Outside, StepsAgain, broken
 
 Captured = pytest.CaptureFixture[str]
@@ -26,6 +27,12 @@ def test_a_server_that_holds_all_is_exit_code_0_and_a_report_with_its_speed(caps
     assert " 0 failed" in out
     for claim in SERVER_CLAIMS:
         assert claim.title in out
+
+
+def test_our_own_server_is_checked_by_its_address_alone(capsys: Captured) -> None:
+    with serving("CartPole-v1", count=2, workers=1) as server:
+        assert main(["check", server.url]) == 0
+    assert "several envs, one message for all: 2 env(s)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

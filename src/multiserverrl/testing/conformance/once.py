@@ -5,7 +5,7 @@ from __future__ import annotations
 from multiserverrl.testing.conformance.claim import Claims
 from multiserverrl.testing.conformance.subject import SEED, Move, RawSession, Subject
 from multiserverrl.wire import frames
-from multiserverrl.wire.messages import Reset
+from multiserverrl.wire.messages import Call, Render, Reset
 
 __all__ = ["CLAIMS"]
 
@@ -67,6 +67,21 @@ def refuses_unknown_lane(subject: Subject) -> str:
     def disturb(session: RawSession, move: Move) -> None:
         for lane in (len(session.opened.lanes), -1):
             session.refused(move.frame(session.seq + 1, lane), "seq", f"lane {lane}")
+
+    return subject.drive(disturb)
+
+
+@_claim(
+    "requests that the session was not opened for are refused",
+    "misuse: seeds or a mask for other numbers of envs, render without a render_mode; not_allowed: hidden attributes",
+)
+def refuses_misuse(subject: Subject) -> str:
+    def disturb(session: RawSession, _: Move) -> None:
+        seq = session.seq + 1
+        session.refused(frames.encode(Reset(0, seq, [1, 2])), "misuse", "a reset of one env with two seeds")
+        session.refused(frames.encode(Reset(0, seq, None, b"", b"\1\1")), "misuse", "a mask of two bytes for one env")
+        session.refused(frames.encode(Render(0, seq)), "misuse", "render in a session without a render_mode")
+        session.refused(frames.encode(Call(0, seq, "get", "no_such_attribute")), "not_allowed", "a hidden attribute")
 
     return subject.drive(disturb)
 

@@ -14,6 +14,7 @@ from multiserverrl.testing.contract import assert_same
 from multiserverrl.wire import frames
 from multiserverrl.wire.messages import PROTOCOL_VERSION, Close, Closed, Open, Opened, Refused, Step
 from multiserverrl.wire.spaces import describe_space
+from multiserverrl.wire.trees import pack_tree
 
 __all__ = ["CLAIMS", "refused_opening"]
 
@@ -72,6 +73,8 @@ def refuses_openings(subject: Subject) -> str:
         ("another protocol version", Open(PROTOCOL_VERSION + 77, env_id, 1, mode), ("version",)),
         ("an unknown autoreset mode", Open(PROTOCOL_VERSION, env_id, 1, "sometimes"), ("config",)),
         ("no env at all", Open(PROTOCOL_VERSION, env_id, 0, "next_step"), ("config",)),
+        ("an unknown render mode", Open(PROTOCOL_VERSION, env_id, 1, mode, "no-such-mode"), ("config",)),
+        ("an argument that nobody allowed", _with_argument(env_id, mode), ("not_allowed",)),
         ("lanes that are no sum", Open(PROTOCOL_VERSION, env_id, 1, mode, lanes=[2]), ("config",)),
         ("more envs than there are", Open(PROTOCOL_VERSION, env_id, too_many, "next_step"), ("full", "config")),
         ("a step before open", Step(0, 1), ("wire",)),
@@ -90,6 +93,10 @@ def refuses_openings(subject: Subject) -> str:
     return "; ".join(what for what, _, _ in cases)
 
 
+def _with_argument(env_id: str, mode: str) -> Open:
+    return Open(PROTOCOL_VERSION, env_id, 1, mode, arguments=pack_tree({"no_such_argument": 1}))
+
+
 def _close(socket: RawSocket) -> None:
     socket.send(frames.encode(Close(0, 1)))
     answer, _ = frames.decode_answer(socket.receive())
@@ -103,9 +110,9 @@ def _close(socket: RawSocket) -> None:
 def lanes_are_apart(subject: Subject) -> str:
     subject.single()
     subject.several(2)
+    reset, step = subject.script.moves[0][0], subject.sampled()
     with subject.session(num_envs=2, lanes=[1, 1], autoreset_mode="next_step") as session:
         assert session.opened.lanes == [1, 1], f"the lanes are {session.opened.lanes}, [1, 1] was asked for"
-        reset, step = subject.script.moves[0][0], subject.sampled()
         for lane in (0, 1):
             answer = session.ask(reset.frame(1, lane))
             assert (getattr(answer, "lane", None), getattr(answer, "seq", None)) == (lane, 1), (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from multiserverrl.testing.conformance import actions, breaking, likeness, once, opening, routes, speed
+from multiserverrl.testing.conformance import actions, breaking, faults, likeness, once, opening, routes, speed
 from multiserverrl.testing.conformance.claim import Claim
 
 __all__ = ["SERVER_CLAIMS"]
@@ -12,6 +12,7 @@ SERVER_CLAIMS: tuple[Claim, ...] = (
     *once.CLAIMS,
     *actions.CLAIMS,
     *breaking.CLAIMS,
+    *faults.CLAIMS,
     *routes.CLAIMS,
     *likeness.CLAIMS,
     *speed.CLAIMS,

@@ -45,7 +45,7 @@ _WAIT_S = 5.0  # for the env of a session that was just closed
 
 
 class Move(NamedTuple):
-    """One request of the script: a reset with a seed (or none), or a step."""
+    """One request of the script: a reset with a seed (or none) and options (`tree`), or a step."""
 
     is_reset: bool
     seed: int | None = None
@@ -55,7 +55,7 @@ class Move(NamedTuple):
     def frame(self, seq: int, lane: int = 0, num_envs: int = 1) -> bytes:
         if self.is_reset:
             seeds: list[int | None] | None = None if self.seed is None else [self.seed + row for row in range(num_envs)]
-            return frames.encode(Reset(lane, seq, seeds))
+            return frames.encode(Reset(lane, seq, seeds, self.tree))
         return frames.encode(Step(lane, seq, self.tree), self.body)
 
 
@@ -200,6 +200,11 @@ class RawSession:
         """The message that answers these bytes."""
         self.socket.send(frame)
         return self.received()[0]
+
+    def ask_body(self, frame: bytes) -> bytes:
+        """The body of the answer to these bytes."""
+        self.socket.send(frame)
+        return bytes(self.received()[1])
 
     def received(self) -> tuple[Any, memoryview, bytes]:
         """The next answer: the message, its body, its bytes."""
