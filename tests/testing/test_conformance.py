@@ -53,6 +53,13 @@ def test_our_own_server_holds_every_claim(url: str, env_id: str, skipped: set[st
     assert found["skip"] == {NO_TOKEN, NOT_NATIVE, *skipped, *(FAULTS if not env_id.endswith("Scripted") else set())}
 
 
+def test_our_own_server_holds_every_claim_with_one_env_worker_that_answers_by_itself() -> None:
+    with serving(f"{ENVS}:Scripted", count=2, workers=1) as server:
+        found = outcomes(Subject(server.url))
+    assert found["FAIL"] == set()
+    assert found["skip"] == {NO_TOKEN, NOT_NATIVE, NO_NAN}
+
+
 def test_our_own_server_holds_every_claim_with_a_native_vector_env() -> None:
     with serving_from_thread(lambda num_envs: SyncVectorEnv([Scripted] * num_envs), vector=True) as url:
         found = outcomes(Subject(url))

@@ -48,7 +48,7 @@ def _fails(subject: Subject, how: str) -> str:
     with subject.session() as session:
         _reset(session, how=how, at=3)
         before = [session.play(subject.sampled()) for _ in range(2)][-1]
-        told = session.play(subject.sampled())
+        told = session.play_through(subject.sampled())
         fault = _fault_of(told)
         assert_same(told["obs"], before["obs"], "the observation that came with the fault")
         session.socket.send(session.last_frame)
@@ -104,12 +104,12 @@ def others_go_on(subject: Subject) -> str:
     step = subject.script.moves[1][0]
     with subject.session(num_envs=2, lanes=[1, 1], autoreset_mode="disabled") as session:
         told = []
-        for how in ("", "kill"):
+        for how in ("", "raise"):
             first = Reset(0, session.seq + 1, [SEED], pack_tree({"how": how, "at": 1}))
             session.ask(frames.encode(first))
             session.ask(frames.encode(Reset(1, session.seq + 1, [SEED], pack_tree({}))))
             session.ask(step.frame(session.seq + 2, 0))
             told.append(session.ask_body(step.frame(session.seq + 2, 1)))
             session.seq += 2
-        assert told[0] == told[1], "the other lane's step gave something else when its neighbour died"
-    return "the neighbour's process died; the other lane's step was the same, byte for byte"
+        assert told[0] == told[1], "the other lane's step gave something else when its neighbour failed"
+    return "the neighbour raised; the other lane's step was the same, byte for byte"

@@ -79,6 +79,11 @@ class RawSocket:
         masked = int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")
         return head + key + masked.to_bytes(size, "big")
 
+    def set_timeout(self, timeout_s: float) -> None:
+        """How long to wait for the next bytes; a TimeoutError says that it was longer."""
+        with contextlib.suppress(OSError):  # it was cut
+            self._socket.settimeout(timeout_s)
+
     def send(self, message: bytes) -> None:
         """One binary message."""
         self.send_bytes(self.framed(message))

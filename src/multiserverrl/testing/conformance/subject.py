@@ -41,6 +41,7 @@ __all__ = ["Move", "RawSession", "Script", "Subject", "shown", "told_of"]
 
 SEED = 123
 NUM_STEPS = 8  # of the script
+_END_TIMEOUT_S = 5.0  # for the close of a session, whatever state a claim left it in
 _WAIT_S = 5.0  # for the env of a session that was just closed
 
 
@@ -106,8 +107,9 @@ class Subject:
         if self.is_native:
             raise Skip("a native vector env is had whole, in its own autoreset mode; there is no single env of it")
 
-    def connect(self) -> RawSocket:
-        return RawSocket(self.address, self.timeout_s)
+    def connect(self, timeout_s: float | None = None) -> RawSocket:
+        """A new connection, the handshake made."""
+        return RawSocket(self.address, timeout_s or self.timeout_s)
 
     @contextmanager
     def session(self, **opening: Any) -> Iterator[RawSession]:
@@ -226,6 +228,14 @@ class RawSession:
         self.seq, self.last_frame, self.last_answer = self.seq + 1, frame, content
         return told_of(answer, body, self.layout)
 
+    def play_through(self, move: Move) -> dict[str, Any]:
+        """Carry a move out as a client does: where the connection ends, resume and send the same again."""
+        try:
+            return self.play(move)
+        except OSError:
+            self.resume()
+            return self.play(move)
+
     def refused(self, frame: bytes, code: str, what: str) -> str:
         """Send a request that must be refused with `code`, its seq not used up; what was said."""
         request, _ = frames.decode_request(frame)
@@ -241,10 +251,10 @@ class RawSession:
         )
         return answer.message
 
-    def resume(self) -> Resumed:
+    def resume(self, timeout_s: float | None = None) -> Resumed:
         """Go on over a new connection; the older one stays as it is."""
         self._older.append(self.socket)
-        self.socket = self.subject.connect()
+        self.socket = self.subject.connect(timeout_s)
         answer = self.ask(frames.encode(self.resume_request()))
         assert isinstance(answer, Resumed), f"resume was answered with {shown(answer)}"
         assert answer.incarnation == self.opened.incarnation, f"the incarnation is {answer.incarnation} all at once"
@@ -263,11 +273,13 @@ class RawSession:
 
     def end(self) -> None:
         """Free the envs, over a new connection if need be; never raises for a server that does not answer."""
+        timeout_s = min(self.subject.timeout_s, _END_TIMEOUT_S)
+        self.socket.set_timeout(timeout_s)
         for is_again in (False, True):
             with suppress(MultiServerRLError, OSError, AssertionError):
                 if is_again:
                     self.socket.cut()
-                    self.seq = self.resume().last_seqs[0]
+                    self.seq = self.resume(timeout_s).last_seqs[0]
                 self.is_closed = self.is_closed or isinstance(self.close(), Closed)
             if self.is_closed:
                 break
