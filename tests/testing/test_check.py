@@ -93,21 +93,36 @@ def test_a_wrong_token_is_exit_code_2_and_the_right_one_is_tried_out(capsys: Cap
 
 
 def test_a_server_in_use_is_exit_code_2(capsys: Captured) -> None:
-    class Used(FakeServer):
-        def answer_get(self, path: str) -> dict[str, Any]:
-            return {**super().answer_get(path), "free": 0}
-
-    with Used() as server:
+    with with_answer(free=0)() as server:
         assert "is free" in refusal(capsys, server.url)
 
 
-def test_a_server_of_another_version_is_exit_code_1_with_one_claim_that_fails() -> None:
-    class Newer(FakeServer):
-        def answer_get(self, path: str) -> dict[str, Any]:
-            return {**super().answer_get(path), "protocol": 77}
+def with_answer(**changed: Any) -> type[FakeServer]:
+    """A fake that describes itself otherwise."""
 
+    class Other(FakeServer):
+        def answer_get(self, path: str) -> dict[str, Any]:
+            return {**super().answer_get(path), **changed}
+
+    return Other
+
+
+def test_a_server_without_an_env_is_exit_code_2(capsys: Captured) -> None:
+    with with_answer(envs=[])() as server:
+        assert "serves no env" in refusal(capsys, server.url)
+
+
+@pytest.mark.parametrize(
+    ("changed", "seen"),
+    [
+        ({"protocol": 77}, "speaks protocol version 77"),
+        ({"envs": 3}, "describes itself in an unknown way"),
+        ({"envs": [{"env_id": "x", "observation_space": {}, "action_space": {}, "render_modes": []}]}, "no space"),
+    ],
+)
+def test_a_server_that_describes_itself_wrongly_fails_that_one_claim(changed: dict[str, Any], seen: str) -> None:
     told = io.StringIO()
-    with Newer() as server:
+    with with_answer(**changed)() as server:
         assert check_server(server.url, stream=told) == 1
     assert "FAIL  the server describes itself" in told.getvalue()
-    assert "77" in told.getvalue()
+    assert seen in told.getvalue()

@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
+from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 
 from multiserverrl.testing.check import look_at
@@ -67,6 +70,28 @@ def test_our_own_server_holds_every_claim_with_a_native_vector_env() -> None:
     assert NOT_NATIVE in found["pass"]
     assert found["skip"] >= FAULTS
     assert len(found["pass"]) > 20
+
+
+class Narrow(gymnasium.Env[Any, Any]):
+    """Its arrays are of a dtype that could be cast to its space's, and is not it."""
+
+    observation_space = spaces.Dict({"say": spaces.Text(4), "at": spaces.Sequence(spaces.Box(0, 1, (2,), np.float32))})
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return {"say": "hm", "at": (np.zeros(2, np.float16),)}, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.reset()[0], 0.0, False, False, {}
+
+
+def test_arrays_of_another_dtype_are_found_where_no_layout_gives_it() -> None:
+    (claim,) = (claim for claim in CLAIMS if claim.title.startswith("observations are members"))
+    with serving_from_thread(Narrow) as url:
+        finding = look_at(claim, Subject(url))
+    assert finding.outcome == "FAIL"
+    assert "['at'][0] is of float16, its space of float32" in finding.seen
 
 
 def test_our_own_server_guards_its_token(monkeypatch: pytest.MonkeyPatch) -> None:

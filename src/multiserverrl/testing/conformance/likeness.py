@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from multiserverrl.client.env import VirtualEnv
@@ -91,11 +92,27 @@ def observations_are_members(subject: Subject) -> str:
             else:
                 obs = told["obs"].get(0)
             assert obs in space, f"observation {seen} is {str(obs)[:200]}, no member of {str(space)[:200]}"
+            _check_dtypes(space, obs, f"observation {seen}")
             _check_finals(subject, told["finals"])
             seen += 1
             ended = told["terminated"][0] or told["truncated"][0]
             told = session.play(Move(True) if ended else subject.sampled())
     return f"{seen} observations"
+
+
+def _check_dtypes(space: Any, value: Any, name: str) -> None:
+    """Of every array in a member; Gymnasium's `contains` also takes what could be cast."""
+    if isinstance(space, spaces.Dict):
+        for key, inner in space.items():
+            _check_dtypes(inner, value[key], f"{name}[{key!r}]")
+    elif isinstance(space, spaces.Tuple):
+        for index, inner in enumerate(space.spaces):
+            _check_dtypes(inner, value[index], f"{name}[{index}]")
+    elif isinstance(space, spaces.Sequence) and not space.stack:
+        for index, item in enumerate(value):
+            _check_dtypes(space.feature_space, item, f"{name}[{index}]")
+    elif isinstance(space, (spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)):
+        assert value.dtype == space.dtype, f"{name} is of {value.dtype}, its space of {space.dtype}"
 
 
 def _check_finals(subject: Subject, finals: list[Any]) -> None:

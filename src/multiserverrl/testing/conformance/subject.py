@@ -92,8 +92,8 @@ class Subject:
         for env in self.description.envs:
             if env_id in (None, env.env_id):
                 return env
-        served = ", ".join(self.description.env_ids) or "nothing"
-        raise UnknownEnvError(f"{self.url} serves {served}, not {env_id}")
+        served = ", ".join(self.description.env_ids) or "no env"
+        raise UnknownEnvError(f"{self.url} serves {served}{f', not {env_id}' if env_id else ''}")
 
     def several(self, most: int) -> int:
         """How many envs may be had at once, up to `most`; Skip when it is only one."""
