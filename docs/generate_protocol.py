@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from gymnasium import spaces
 
 from multiserverrl import errors
+from multiserverrl.errors import ActionError
 from multiserverrl.wire import frames
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import StepLayout
@@ -29,8 +31,11 @@ from multiserverrl.wire.messages import (
     Finals,
     Open,
     Opened,
+    Refused,
     Request,
     Reset,
+    Resume,
+    Resumed,
     SharedBlock,
     Step,
     Stepped,
@@ -69,28 +74,45 @@ def _kinds(*bases: type[errors.MultiServerRLError]) -> Iterator[type[errors.Mult
         yield from (kind for kind in base.__subclasses__() if kind.__module__ == errors.__name__)
 
 
+SPACE, ACTIONS = spaces.Box(0, 1, (3,), np.float32), ActionCodec(spaces.Discrete(2), 1)
+ENV = EnvInfo("Walk-v0", describe_space(SPACE), describe_space(ACTIONS.space), [], max_episode_steps=10)
+SESSION, SECRET = "5f1e", "c0ffee"
+
+
+def description() -> str:
+    """What GET /v1/envs answers."""
+    told = {"protocol": PROTOCOL_VERSION, "version": "0.1.0", "capacity": 1, "free": 1}
+    told["envs"] = [msgspec.to_builtins(ENV)]
+    return f"```json\n{msgspec.json.format(msgspec.json.encode(told), indent=2).decode()}\n```"
+
+
+def stepped(seq: int, obs: list[float], reward: float = 0.0, steps: int = 0) -> bytes:
+    """The answer to a reset, or to a step with an info."""
+    layout = StepLayout(SPACE, 1)
+    body = bytearray(layout.size_bytes)
+    layout.row_writer(body, "obs")(0, np.array(obs, np.float32))
+    layout.rewards(body)[0] = reward
+    infos = [pack_tree({0: {"steps": np.int64(steps)}})] if steps else []
+    return frames.encode(Stepped(0, seq, infos), body)
+
+
 def exchange() -> Iterator[tuple[str, bytes]]:
-    """What goes to and fro when one env is opened, reset, stepped and closed."""
-    space, actions = spaces.Box(0, 1, (3,), np.float32), ActionCodec(spaces.Discrete(2), 1)
-    env = EnvInfo("Walk-v0", describe_space(space), describe_space(actions.space), ["ansi"])
-    layout = StepLayout(space, 1)
-
-    def body(obs: list[float], reward: float, is_terminated: bool) -> bytes:
-        made = bytearray(layout.size_bytes)
-        layout.row_writer(made, "obs")(0, np.array(obs, np.float32))
-        layout.rewards(made)[0], layout.terminated(made)[0] = reward, is_terminated
-        return bytes(made)
-
+    """What goes to and fro when one env is opened, stepped, asked wrongly, resumed and closed."""
+    step, beyond = frames.encode(Step(0, 2), ACTIONS.pack_one(1)), np.int64(7).tobytes()
+    answer = stepped(2, [0.25, 0.625, 1], 1.0, steps=1)
     yield "→ open", frames.encode(Open(PROTOCOL_VERSION, "Walk-v0", 1, "none"))
-    yield "← opened", frames.encode(Opened("5f1e", "c0ffee", 1, [1], env, 120.0))
+    yield "← opened", frames.encode(Opened(SESSION, SECRET, 1, [1], ENV, 120.0))
     yield "→ reset, seed 42", frames.encode(Reset(0, 1, [42]))
-    yield "← stepped: obs [0, 0.5, 1]", frames.encode(Stepped(0, 1), body([0, 0.5, 1], 0, False))
-    yield "→ step, action 1", frames.encode(Step(0, 2), actions.pack_one(1))
-    infos = [pack_tree({0: {"lives": np.int64(3)}})]
-    yield (
-        "← stepped: reward 1.0, terminated, info lives 3",
-        frames.encode(Stepped(0, 2, infos), body([1, 1, 1], 1, True)),
-    )
+    yield "← stepped: obs [0, 0.25, 1]", stepped(1, [0, 0.25, 1])
+    yield "→ step, action 1", step
+    yield "← stepped: obs [0.25, 0.625, 1], reward 1.0, info steps 1", answer
+    yield "→ step, action 7", frames.encode(Step(0, 3), beyond)
+    told = "action[0] is 7, which is not a member of Discrete(2)"
+    yield "← refused: the seq 3 is free as before", frames.encode(Refused(0, 3, ActionError.code, told))
+    yield "→ resume: over a new connection, as the other one broke", frames.encode(Resume(1, SESSION, SECRET, 1))
+    yield "← resumed: seq 2 was the last to be answered", frames.encode(Resumed(1, [2]))
+    yield "→ step: seq 2 once more, as its answer may have been lost", step
+    yield "← stepped: the answer that was kept", answer
     yield "→ close", frames.encode(Close(0, 3))
     yield "← closed", frames.encode(Closed(0, 3))
 
@@ -113,6 +135,7 @@ PARTS = {
     "requests": lambda: messages(typing.get_args(Request)),
     "answers": lambda: messages((*typing.get_args(Answer), SharedBlock, Finals, EnvInfo)),
     "errors": error_codes,
+    "description": description,
     "exchange": exchange_text,
 }
 

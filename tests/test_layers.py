@@ -37,7 +37,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "launch": BASE | LOW | MIDDLE,
     "adapters": BASE | {"wire", "client"},
     "testing": BASE | LOW | {"client", "server"},
-    "cli": BASE | LOW | MIDDLE | {"launch"},
+    "cli": BASE | LOW | MIDDLE | {"launch", "testing"},
     "__main__": {"cli"},
     "__init__": {"errors", "client"},
 }

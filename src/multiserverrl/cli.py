@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_train(commands)
     _add_eval(commands)
+    _add_check(commands)
     return parser
 
 
@@ -101,6 +102,20 @@ def _add_eval(commands: Any) -> None:
     evaluation.set_defaults(command=_eval, parser=evaluation)
 
 
+def _add_check(commands: Any) -> None:
+    text = (
+        "Look at a running env server, ours or another's: whether it keeps the protocol, its env is deterministic and "
+        "keeps to its spaces, how it takes broken connections, and how fast it is. "
+        "Exit code 0: all holds, 1: something does not, 2: it cannot be reached or used."
+    )
+    check = commands.add_parser("check", help="check an env server", description=text, allow_abbrev=False)
+    check.add_argument("url", metavar="URL", help="address of the server, such as http://localhost:1800")
+    check.add_argument("env_id", nargs="?", metavar="ENV_ID", help="what to check of all that it serves (the first)")
+    check.add_argument("--token", help="the server's token (default: MULTISERVERRL_TOKEN); wrong ones are tried, too")
+    check.add_argument("--timeout-s", type=float, default=30.0, help="how long to wait for any answer (default 30)")
+    check.set_defaults(command=_check, parser=check)
+
+
 def _serve(namespace: argparse.Namespace) -> int:
     from multiserverrl.server.configfile import env_arguments_of, read_config_file, wrappers_of
     from multiserverrl.server.run import serve
@@ -138,6 +153,14 @@ def _eval(namespace: argparse.Namespace) -> int:
     else:
         print(f"{score.env_id}: mean {score.mean:.2f}, std {score.std:.2f}, n {score.n} (weights {score.version})")
     return 0
+
+
+def _check(namespace: argparse.Namespace) -> int:
+    from multiserverrl.testing.check import check_server
+
+    if not 0 < namespace.timeout_s < float("inf"):
+        raise ConfigError(f"--timeout-s must be a number of seconds above 0, not {namespace.timeout_s:g}")
+    return check_server(namespace.url, namespace.env_id, token=namespace.token, timeout_s=namespace.timeout_s)
 
 
 def _train_settings(namespace: argparse.Namespace) -> tuple[LaunchConfig, TrainConfig]:
