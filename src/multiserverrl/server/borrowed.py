@@ -156,17 +156,21 @@ class Borrowed:
             return False
         if not arrived:
             return False
-        unread: bytes | bytearray = arrived
-        if self._unread:
-            unread = self._unread
-            unread += arrived
-        while unread:
+        if not self._unread:
+            message, end = next_message(arrived)
+            if message is not None and end == len(arrived) and self._answer(message):  # the usual case
+                return True
+        self._unread += arrived
+        return self._work()
+
+    def _work(self) -> bool:
+        """Answer what has come, as long as the client takes its answers."""
+        unread = self._unread
+        while unread and not self.unsent:
             message, end = next_message(unread)
             if message is None or not self._answer(message):
-                self._unread = unread if isinstance(unread, bytearray) else bytearray(unread)
                 return message is None and 0 < end <= self._most_bytes
-            unread = unread[end:]
-        self._unread = bytearray()
+            del unread[:end]
         return True
 
     def _answer(self, message: bytes) -> bool:
@@ -193,9 +197,7 @@ class Borrowed:
         head = frame_head(BINARY, size)
         size += len(head)
         try:
-            if self.unsent:
-                sent = 0
-            elif size <= _JOINED_BYTES:
+            if size <= _JOINED_BYTES:
                 sent = self._socket.send(b"".join((head, answer, body)))
             else:
                 sent = self._socket.sendmsg((head + answer, body))
@@ -204,16 +206,17 @@ class Borrowed:
         except OSError:  # shows again when it is read
             return
         if sent < size:
-            self.unsent += b"".join((head, answer, body))[sent:]
+            self.unsent = b"".join((head, answer, body))[sent:]
 
-    def send_rest(self) -> None:
-        """Send more of what the client has not taken yet."""
+    def send_rest(self) -> bool:
+        """Send more of what the client has not taken yet, then go on; False as `serve` says."""
         try:
             self.unsent = self.unsent[self._socket.send(self.unsent) :]
         except BlockingIOError:
             pass
         except OSError:  # shows again when it is read
             self.unsent = b""
+        return self._work()
 
     def returned(self) -> Returned:
         """Give it up."""

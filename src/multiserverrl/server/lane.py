@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,7 @@ from multiserverrl.server.commands import (
     pack,
 )
 from multiserverrl.server.laneblock import ANSWERED, AREA, BUSY_SINCE, LaneBlock
-from multiserverrl.server.pool import OnReply, Worker, WorkerDied
+from multiserverrl.server.pool import Worker, WorkerDied
 from multiserverrl.wire import frames
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import StepLayout
@@ -153,13 +155,14 @@ class Lane:
         return None
 
     def is_plain(self) -> bool:
-        """Whether a step is one command to one healthy env worker: the usual case, with nothing to gather."""
-        shard = self._shards[0]
-        return len(self._shards) == 1 and self.codec.layout is not None and not shard.broken and not shard.is_lost()
+        """Whether a step is one command to each of healthy env workers: the usual case."""
+        return self.codec.layout is not None and not any(shard.broken or shard.is_lost() for shard in self._shards)
 
     def borrower(self) -> Worker | None:
         """The env worker that could answer this lane's steps by itself, if any could."""
-        return self._shards[0].worker if self.is_plain() and self.layout.is_fixed and not self._is_closed else None
+        if len(self._shards) > 1 or self._is_closed or not self.layout.is_fixed or not self.is_plain():
+            return None
+        return self._shards[0].worker
 
     def lent(self, last_seq: int) -> LentLane:
         """Where it stands when its connection is lent to its worker."""
@@ -195,28 +198,34 @@ class Lane:
             self._ended = self.layout.terminated(body) | self.layout.truncated(body)
         return body
 
-    def step_plain(self, body: memoryview, on_reply: OnReply) -> None:
-        """Every env once, on a plain lane; `on_reply` gets what the worker says, or WorkerDied."""
+    def step_plain(self, body: memoryview, on_replies: Callable[[list[Reply | WorkerDied]], None]) -> None:
+        """Every env once, on a plain lane; `on_replies` gets what each shard's worker says, when all have."""
         self._begin(body)
-        shard = self._shards[0]
-        shard.worker.post(shard.step_command, self.config.step_deadline_s, on_reply)
+        replies: list[Any] = [None] * len(self._shards)
+        num_missing = len(replies)
 
-    def answer_plain(self, request: Step, reply: Reply) -> bytes:
-        """The answer to a plain step."""
-        if type(reply) is not Done or reply.values or self._ended is not None:
-            return self._answer(request, [reply])
-        self._last_body = body = bytes(self._body)
-        infos, finals = [reply.infos] if reply.infos else [], [reply.finals] if reply.finals is not None else []
-        return self._stepped(request, infos, [], finals, body)
+        def on_reply(index: int, reply: Reply | WorkerDied) -> None:
+            nonlocal num_missing
+            replies[index] = reply
+            num_missing -= 1
+            if not num_missing:
+                on_replies(replies)
 
-    async def recover_plain(self, request: Step, cause: str) -> bytes:
-        """The answer to a plain step whose worker died."""
-        return self._answer(request, [await self._recover(self._shards[0], cause)])
+        for index, shard in enumerate(self._shards):
+            shard.worker.post(shard.step_command, self.config.step_deadline_s, partial(on_reply, index))
+
+    async def recover_plain(self, request: Step, replies: list[Any]) -> bytes:
+        """The answer to a plain step of which some worker died."""
+
+        async def mended(shard: _Shard, reply: Reply | WorkerDied) -> Reply:
+            return await self._recover(shard, str(reply)) if isinstance(reply, WorkerDied) else reply
+
+        return self.answer(request, await _all([mended(*pair) for pair in zip(self._shards, replies, strict=True)]))
 
     async def step(self, request: Step, body: memoryview, loose: list[Any] | None) -> bytes:
         """Every env once, on any lane."""
         self._begin(body)
-        return self._answer(request, await _all([self._step_shard(shard, loose) for shard in self._shards]))
+        return self.answer(request, await _all([self._step_shard(shard, loose) for shard in self._shards]))
 
     async def _step_shard(self, shard: _Shard, loose: list[Any] | None) -> Reply:
         if shard.is_lost() or shard.broken:
@@ -236,7 +245,7 @@ class Lane:
         replies = await _all([self._reset_shard(shard, request) for shard in self._shards])
         is_whole = not any(isinstance(reply, Failed) for reply in replies)
         self._was_reset = is_whole and (was_reset or request.mask is None or all(request.mask))
-        return self._answer(request, [reply for reply in replies if reply is not None])
+        return self.answer(request, [reply for reply in replies if reply is not None])
 
     async def _reset_shard(self, shard: _Shard, request: Reset) -> Reply | None:
         mask = None if request.mask is None else request.mask[shard.first : shard.first + shard.count]
@@ -343,7 +352,8 @@ class Lane:
             ):
                 now[shard.first : shard.first + shard.count] = before[shard.first : shard.first + shard.count]
 
-    def _answer(self, request: Step | Reset, replies: list[Reply]) -> bytes:
+    def answer(self, request: Step | Reset, replies: list[Any]) -> bytes:
+        """The answer to a step or reset, of what the shards' workers replied."""
         infos, loose, finals = [], [], []
         for reply in replies:
             if isinstance(reply, Failed):
@@ -357,8 +367,7 @@ class Lane:
                 loose.append(reply.values)
         body = self._remember()
         if not self.layout.is_fixed and isinstance(request, Reset) and request.mask is not None:
-            # the envs that were not reset keep their observation
-            loose = [pack_tree({**self._loose_rows(), **_rows_of(loose)})]
+            loose = [pack_tree({**self._loose_rows(), **_rows_of(loose)})]  # those not reset keep theirs
         self._loose = loose
         return self._stepped(request, infos, loose, finals, body)
 

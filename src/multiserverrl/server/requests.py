@@ -72,19 +72,19 @@ class Requests:
             reply(self._withdrawn(session, state, request, _refusal_of(error)))
             return
 
-        def on_reply(told: Reply | WorkerDied) -> None:
-            if isinstance(told, WorkerDied):
-                self._spawn(self._recover_plain(session, lane, state, request, str(told), reply))
+        def on_replies(told: list[Reply | WorkerDied]) -> None:
+            if any(isinstance(one, WorkerDied) for one in told):
+                self._spawn(self._recover_plain(session, lane, state, request, told, reply))
                 return
             try:
-                answer = lane.answer_plain(request, told)
+                answer = lane.answer(request, told)
             except Exception as error:  # it was stepped: the seq is used up whatever came of it
                 log("answer_failed", session=session.state.id, error=repr(error))
                 answer = _final(request, EnvFault.code, f"the step's answer could not be made: {error!r}", "")
             reply(answer)  # first: the client works while we keep our books
             self._finished(session, state, request, answer)
 
-        lane.step_plain(body, on_reply)
+        lane.step_plain(body, on_replies)
 
     async def _recover_plain(
         self,
@@ -92,10 +92,10 @@ class Requests:
         lane: Lane,
         state: ServerLane,
         request: Step,
-        cause: str,
+        told: list[Reply | WorkerDied],
         reply: Callable[[bytes], None],
     ) -> None:
-        answer = await self._final_answer(session, request, lane.recover_plain(request, cause))
+        answer = await self._final_answer(session, request, lane.recover_plain(request, told))
         reply(answer)
         self._finished(session, state, request, answer)
 

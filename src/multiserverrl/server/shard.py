@@ -121,7 +121,7 @@ class Shard:
         try:  # around the loop, not in it: one env's fault is the rare case
             for step, action in zip(steps, actions, strict=True):
                 told.append(step(action))
-            observations, rewards, terms, truncs, infos = map(list, zip(*told, strict=True))
+            observations, rewards, terms, truncs, infos = _columns(told)
             is_plain = True not in terms and True not in truncs and not any(infos)
         except Exception as error:  # whatever an env raises is the client's to see
             self._take_each(told, error, steps, actions)
@@ -355,6 +355,15 @@ class Shard:
             return Done(pack_tree(infos), observations, finals)
         except SpaceError:  # some value of some info cannot be carried: name it, keep the rest
             return Done(pack_tree({row: kept_of(info) for row, info in infos.items()}), observations, finals)
+
+
+def _columns(told: list[Any]) -> Any:
+    """The steps of all envs as five lists; ValueError where one is no step."""
+    if len(told) == 1:
+        obs, reward, terminated, truncated, info = told[0]
+        return [obs], [reward], [terminated], [truncated], [info]
+    observations, rewards, terms, truncs, infos = map(list, zip(*told, strict=True))
+    return observations, rewards, terms, truncs, infos
 
 
 def _rows(batch: Any, first: int, last: int) -> Any:

@@ -89,12 +89,12 @@ class _Worker:
         """Until the front closes the door."""
         door, borrowed = self.door.fileno(), self._borrowed
         while True:
-            for fd, event in self._wait():
+            for fd, _ in self._wait():
                 if fd == door:
                     if not self._read_door():
                         return
                 elif fd in borrowed:  # it may have been returned just now
-                    self._serve(borrowed[fd], fd, event)
+                    self._serve(borrowed[fd], fd)
 
     def _wait(self) -> list[tuple[int, int]]:
         """What has come, and where; waits for it.
@@ -107,18 +107,16 @@ class _Worker:
         if self._is_awake and self._borrowed:
             until = began + self._awake_ns
             while now() < until:
+                os.sched_yield()
                 if ready := poll(0):
                     return ready
-                os.sched_yield()
         ready = poll()
         self._is_awake = now() - began < self._awake_ns
         return ready
 
-    def _serve(self, connection: Borrowed, fd: int, event: int) -> None:
+    def _serve(self, connection: Borrowed, fd: int) -> None:
         had_unsent = bool(connection.unsent)
-        if had_unsent and event & select.POLLOUT:
-            connection.send_rest()
-        elif not connection.serve():
+        if not (connection.send_rest() if had_unsent else connection.serve()):
             self._return(connection, fd)
             return
         if had_unsent != bool(connection.unsent):  # while it does not read, it is not read
