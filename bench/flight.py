@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
 
 import multiserverrl as msr
 import placement
@@ -61,7 +62,7 @@ def sleepers(settings: Settings) -> Start:
     local = gymnasium.make("bench_envs:Sleeping5ms-v0")
     local.reset()
     with placement.env_server("bench_envs:Sleeping5ms-v0", 8, settings.server_core("split"), workers=8) as (url, _):
-        envs = msr.VirtualVectorEnv(url, num_envs=8, autoreset_mode="same_step")
+        envs = msr.VirtualVectorEnv([url] * 8, num_envs=8, autoreset_mode="same_step")
         envs.reset(seed=0)
         reference = rate_of(local.step, [0, 1], 1, stride=1)
         start = Start(in_turns(reference, rate_of(envs.step, [np.zeros(8, int)], 8, stride=1), settings.seconds))
@@ -69,7 +70,32 @@ def sleepers(settings: Settings) -> Start:
     return start
 
 
+def sleepers_in_flight(settings: Settings) -> Start:
+    """The same envs, each in a session of its own: one that has answered gets its next action, and waits for none."""
+    local = gymnasium.make("bench_envs:Sleeping5ms-v0")
+    local.reset()
+    with placement.env_server("bench_envs:Sleeping5ms-v0", 8, settings.server_core("split"), workers=8) as (url, _):
+        envs = msr.VirtualVectorEnv([url] * 8, num_envs=8, autoreset_mode="same_step")
+        envs.reset(seed=0)
+        envs.send(np.zeros(8, int))
+        surplus = 0
+
+        def eight_steps(actions: NDArray[np.int64]) -> None:
+            nonlocal surplus
+            while surplus < 8:
+                env_ids = envs.recv()[4]["env_id"]
+                envs.send(actions[: len(env_ids)], env_ids)
+                surplus += len(env_ids)
+            surplus -= 8
+
+        reference = rate_of(local.step, [0, 1], 1, stride=1)
+        start = Start(in_turns(reference, rate_of(eight_steps, [np.zeros(8, int)], 8, stride=1), settings.seconds))
+        envs.close()
+    return start
+
+
 ROWS = [
     Row("W3f", "64 CartPole, two lanes in flight, split", "SyncVectorEnv, in process", 0.85, two_lanes),
-    Row("S8", "8 envs of 5 ms a step, 8 workers", "one env, in process", 7.5, sleepers, digits=2),
+    Row("S8", "8 envs of 5 ms, 8 workers, send/recv", "one env, in process", 7.5, sleepers_in_flight, digits=2),
+    Row("S8l", "the same in lockstep, step()", "one env, in process", None, sleepers, digits=2),
 ]

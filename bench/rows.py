@@ -62,7 +62,7 @@ class Row:
     name: str
     what: str
     against: str
-    wanted: float
+    wanted: float | None  # None: for comparison
     measure: Callable[[Settings], Start]
     unit: str = "k steps/s"
     scale: float = 1e3
@@ -71,6 +71,8 @@ class Row:
 
     def verdict(self, figure: float) -> str:
         """ok, or short."""
+        if self.wanted is None:
+            return "-"
         return "ok" if (figure <= self.wanted if self.is_at_most else figure >= self.wanted) else "short"
 
 
@@ -85,7 +87,8 @@ def heading() -> str:
 def shown(row: Row, starts: Sequence[Start], strangers: float = 0.0) -> str:
     """The row's line, and one for each point of its curve; `strangers`: what else the machine did meanwhile."""
     middle = statistics.median(start.whole.figure for start in starts)
-    ends = f"{'<=' if row.is_at_most else '>='} {row.wanted:g}", f"{strangers:.0%}", row.verdict(middle)
+    wanted = "" if row.wanted is None else f"{'<=' if row.is_at_most else '>='} {row.wanted:g}"
+    ends = wanted, f"{strangers:.0%}", row.verdict(middle)
     lines = [_line(row.name, row.what, row.against, *_cells(row, [start.whole for start in starts]), *ends)]
     for name in starts[0].curve:
         cells = _cells(row, [start.curve[name] for start in starts])

@@ -1,9 +1,13 @@
 """Spreading envs over servers and lanes, before anything is opened."""
 
+import gymnasium
 import pytest
+from gymnasium.vector import SyncVectorEnv
 
 from multiserverrl.client.spread import lane_sizes, spread
+from multiserverrl.client.vector import VirtualVectorEnv
 from multiserverrl.errors import ConfigError, ServerFull
+from multiserverrl.testing.contract import assert_same, vector_trajectory
 from multiserverrl.testing.serving import serving
 
 
@@ -35,6 +39,10 @@ def test_each_server_gets_the_same_share_of_what_it_has_free() -> None:
             spread(urls, 10, None)
 
 
-def test_a_server_that_is_named_twice_is_refused() -> None:
-    with pytest.raises(ConfigError, match="once"):
-        spread(["http://localhost:1", "http://localhost:1"], 2, None)
+def test_a_server_that_is_named_twice_holds_two_sessions_with_a_connection_each() -> None:
+    with serving("CartPole-v1", count=5, workers=2) as server:
+        envs = VirtualVectorEnv([server.url, server.url], num_envs=5)
+        assert [remote.lanes[0].num_envs for remote in envs._remotes] == [3, 2]
+        local = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 5)
+        assert_same(vector_trajectory(envs, 40), vector_trajectory(local, 40))
+        envs.close()

@@ -141,14 +141,15 @@ def test_a_repeat_of_a_step_whose_answer_died_with_the_worker_steps_nothing(serv
         session.ask(Reset(0, 1, [3]))
         session.ask(Step(0, 2), bytes(8))
         await_loan(server)
+        session.ask(Step(0, 3), bytes(8))  # the worker's answer
         os.kill(worker_pids(server)[-1], signal.SIGKILL)
         with pytest.raises(ConnectionEnded):
             session.connection.receive()
         again = session.resumed()
-        told, body = again.ask(Step(0, 2), bytes(8))
+        told, body = again.ask(Step(0, 3), bytes(8))
         assert "SIGKILL" in unpack_tree(told.infos[0])[0]["multiserverrl"]["fault"]
-        assert np.frombuffer(body, np.float64, 2, 8)[0] == 1  # the last observation that was whole
-        assert again.ask(Step(0, 3), bytes(8))[0].seq == 3
+        assert np.frombuffer(body, np.float64, 2, 8)[0] == 2  # the last observation that was whole
+        assert again.ask(Step(0, 4), bytes(8))[0].seq == 4
         again.connection.close()
 
 

@@ -19,9 +19,7 @@ def spread(urls: Sequence[str], num_envs: int, token: str | None) -> list[int]:
         raise ConfigError(f"num_envs must be at least 1, not {num_envs}")
     if len(urls) == 1:
         return [num_envs]
-    if len(set(urls)) != len(urls):
-        raise ConfigError(f"each server is named once; these are {', '.join(urls)}")
-    free = [describe(url, token=token).free for url in urls]
+    free = _free_places(urls, token)
     if sum(free) < num_envs:
         told = ", ".join(f"{count} at {url}" for url, count in zip(urls, free, strict=True))
         raise ServerFull(f"{num_envs} environments were asked for; {sum(free)} are free ({told})")
@@ -29,6 +27,16 @@ def spread(urls: Sequence[str], num_envs: int, token: str | None) -> list[int]:
     while sum(shares) < num_envs:  # what rounding left goes where most is free
         most = max(range(len(urls)), key=lambda index: free[index] - shares[index])
         shares[most] += 1
+    return shares
+
+
+def _free_places(urls: Sequence[str], token: str | None) -> list[int]:
+    """What each has free; of a server that is named k times each gets a k-th."""
+    whole = {url: describe(url, token=token).free for url in dict.fromkeys(urls)}
+    shares = []
+    for index, url in enumerate(urls):
+        count, times, before = whole[url], urls.count(url), urls[:index].count(url)
+        shares.append(count // times + (before < count % times))
     return shares
 
 

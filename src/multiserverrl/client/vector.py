@@ -42,7 +42,8 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
     at the server, with infos as Gymnasium's own vector envs give them. `on_fault`: "raise" an EnvFault when
     an env fails, or "truncate" its episode and say so in `infos["multiserverrl"]["fault"]`.
 
-    `url` may be a list: the envs are spread by each server's free capacity, in the order of the list.
+    `url` may be a list: the envs are spread by each server's free capacity, in the order of the list. A server
+    named k times holds k sessions, each with a connection of its own that an env worker can answer by itself.
     `lanes` (a number, or the sizes, for each server) makes groups of envs that `send` and `recv` step
     independently. `shared_memory` False keeps observations off the shared memory by which large ones come
     from a server on the same host. `compression` and `checksum` are VirtualEnv's.

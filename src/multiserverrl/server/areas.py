@@ -26,6 +26,7 @@ class Area:
         self.rewards = layout.rewards(body)[rows]
         self.pack_rewards, self.rewards_at = struct.Struct(f"<{spec.count}d").pack_into, 8 * spec.first
         self.terminated, self.truncated = layout.terminated(body)[rows], layout.truncated(body)[rows]
+        self.has_ends = True  # whether an end may stand in it
         self.write_obs = layout.row_writer(body, "obs") if layout.is_fixed else loose_obs.__setitem__
         self._stacked: np.ndarray[Any, Any] | None = None  # (count * shape[0], *shape[1:]), for one array with axes
         self._shape: tuple[int, ...] = ()

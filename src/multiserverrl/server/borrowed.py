@@ -127,7 +127,7 @@ class _Lane:
         """Where it stands, with the last body where the front looks."""
         shard = self.shard
         shard.block.settle()
-        shard.write_to(0)
+        shard.write_to(0, keeps=True)
         shard.write_to(0)  # both what was written last, and what is written next
         return KeptLane(self.last_seq, self.was_reset, self.request, self.answer, self.has_body)
 

@@ -76,6 +76,7 @@ class Shard:
         self._last, self._area = self._area, self._areas[area]
         if keeps and self._area is not self._last:
             self._area.body[:] = self._last.body
+        self._area.has_ends = self._area.has_ends or keeps
 
     def _made(self) -> Env:
         env = self._make()
@@ -231,13 +232,16 @@ class Shard:
         area = self._area
         try:
             area.pack_rewards(area.body, area.rewards_at, *self._rewards_now)
-            area.terminated[...] = self._terms if True in self._terms else False
-            area.truncated[...] = self._truncs if True in self._truncs else False
+            has_ends = True in self._terms or True in self._truncs
+            if has_ends or area.has_ends:
+                area.terminated[...], area.truncated[...] = self._terms, self._truncs
         except (TypeError, ValueError, struct.error):
             for index in range(self.spec.count):
                 self._check_numbers(index)
             area.rewards[...] = self._rewards_now
             area.terminated[...], area.truncated[...] = self._terms, self._truncs
+            has_ends = True
+        area.has_ends = has_ends
 
     def _check_numbers(self, index: int) -> None:
         try:

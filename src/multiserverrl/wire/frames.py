@@ -12,6 +12,7 @@ are there, and nothing is allocated for it.
 from __future__ import annotations
 
 import struct
+from typing import NoReturn
 
 import msgspec
 
@@ -22,6 +23,8 @@ __all__ = ["decode_answer", "decode_request", "encode"]
 
 _PREFIX = struct.Struct("<BBHI")
 _MAGIC = 0x4D
+_WORDS = struct.Struct("<II")  # the same 8 bytes: magic, version and flags as one number
+_PLAIN_WORD = _MAGIC | PROTOCOL_VERSION << 8
 _PADDING = [bytes(-size % 8) for size in range(8)]
 
 _encoder = msgspec.msgpack.Encoder()
@@ -69,7 +72,18 @@ def _split(frame: Buffer) -> tuple[memoryview, memoryview]:
     view = memoryview(frame)
     if len(view) < _PREFIX.size:
         raise WireError(f"a frame has at least {_PREFIX.size} bytes, not {len(view)}")
-    magic, version, flags, size = _PREFIX.unpack_from(view)
+    word, size = _WORDS.unpack_from(view)
+    if word != _PLAIN_WORD:
+        _refuse(view)
+    end = _PREFIX.size + size
+    if end > len(view):
+        raise WireError(f"the frame says its header has {size} bytes; {len(view) - _PREFIX.size} are there")
+    return view[_PREFIX.size : end], view[min(end + -size % 8, len(view)) :]
+
+
+def _refuse(view: memoryview) -> NoReturn:
+    """Say what is wrong with the prefix."""
+    magic, version, flags, _ = _PREFIX.unpack_from(view)
     if magic != _MAGIC:
         raise WireError(f"a frame begins with byte {_MAGIC:#x}, not {magic:#x}: is this a multiserverrl server?")
     if version != PROTOCOL_VERSION:
@@ -77,9 +91,4 @@ def _split(frame: Buffer) -> tuple[memoryview, memoryview]:
             f"the frame is of protocol version {version}, this side speaks {PROTOCOL_VERSION}; "
             "install the same release of multiserverrl on both"
         )
-    if flags:
-        raise WireError(f"the frame's flags are {flags:#06x}, which were not agreed on")
-    end = _PREFIX.size + size
-    if end > len(view):
-        raise WireError(f"the frame says its header has {size} bytes; {len(view) - _PREFIX.size} are there")
-    return view[_PREFIX.size : end], view[min(end + -size % 8, len(view)) :]
+    raise WireError(f"the frame's flags are {flags:#06x}, which were not agreed on")
