@@ -97,6 +97,7 @@ class _Lane:
                 body = self.shard.block.bodies[self.area]
         else:
             assert isinstance(reply, Failed)
+            self.shard.is_behind = False
             self.shard.write_to(self.area)
             self.has_body, body = False, b""
             self.answer = frames.encode(Refused(self.index, seq, reply.code, reply.message, reply.traceback, True))
@@ -141,13 +142,16 @@ class Borrowed:
         self._lanes = [_Lane(index, told, shards[told.shard]) for index, told in enumerate(lend.lanes)]
         self._unread = bytearray()
         self.unsent = b""
+        self.has_more = False  # something lies here that was not looked at
 
     def fileno(self) -> int:
         """For poll."""
         return self._socket.fileno()
 
     def serve(self) -> bool:
-        """Take in what has come, and answer it; False when the front must see to the connection."""
+        """Take in what has come, and answer one request; False when the front must see to the connection."""
+        if self.has_more:
+            return self._work()
         try:
             arrived = self._socket.recv(_CHUNK_BYTES)
         except BlockingIOError:
@@ -164,13 +168,16 @@ class Borrowed:
         return self._work()
 
     def _work(self) -> bool:
-        """Answer what has come, as long as the client takes its answers."""
+        """Answer the next of the requests that have come, if the client takes its answers."""
+        self.has_more = False
         unread = self._unread
-        while unread and not self.unsent:
-            message, end = next_message(unread)
-            if message is None or not self._answer(message):
-                return message is None and 0 < end <= self._most_bytes
-            del unread[:end]
+        if not unread or self.unsent:
+            return True
+        message, end = next_message(unread)
+        if message is None or not self._answer(message):
+            return message is None and 0 < end <= self._most_bytes
+        del unread[:end]
+        self.has_more = bool(unread) and not self.unsent
         return True
 
     def _answer(self, message: bytes) -> bool:

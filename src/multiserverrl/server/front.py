@@ -130,8 +130,11 @@ async def _tick(sessions: Sessions, pool: WorkerPool) -> None:
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(_TICK_S)
-        pool.kill_overdue(loop.time())  # nothing here may wait: deadlines are kept by this loop alone
-        sessions.expire()
+        try:  # nothing here may wait, or end it: deadlines are kept by this loop alone
+            pool.kill_overdue(loop.time())
+            sessions.expire()
+        except Exception as error:
+            log("tick_failed", error=repr(error))
 
 
 def _call_on_signal(stop: Callable[[], None]) -> None:

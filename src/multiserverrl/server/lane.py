@@ -303,7 +303,7 @@ class Lane:
             shard.key, config.env, config.render_mode, config.arguments, config.autoreset_mode,
             self._handle, self.num_envs, shard.first, shard.count,
         )  # fmt: skip
-        generation = shard.worker.generation
+        generation, shard.generation = shard.worker.generation, 0  # if it fails there are no envs
         await shard.worker.ask(command, config.start_deadline_s)
         shard.generation = generation
         if self.is_closed():

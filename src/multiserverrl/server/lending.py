@@ -51,11 +51,13 @@ class Loan:
 
     def returned(self, returned: Returned) -> None:
         """The worker gave it back."""
-        for lane, state, kept in zip(self._session.lanes, self._session.state.lanes, returned.lanes, strict=True):
-            answer = lane.take_back(kept)
-            if kept.request:
-                state.restore(kept.last_seq, digest_of(kept.request), answer)
-        self._end()
+        try:
+            for lane, state, kept in zip(self._session.lanes, self._session.state.lanes, returned.lanes, strict=True):
+                answer = lane.take_back(kept)
+                if kept.request:
+                    state.restore(kept.last_seq, digest_of(kept.request), answer)
+        finally:
+            self._end()
         self._protocol.take_back(returned.unread, returned.unsent)
 
     def lost(self, cause: str) -> None:

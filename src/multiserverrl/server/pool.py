@@ -218,7 +218,10 @@ class Worker(asyncio.Protocol):
     def _reply(self, content: bytes) -> None:
         told = decode_told(content)
         if type(told) is Returned:
-            self._loans.pop(told.number).returned(told)
+            try:
+                self._loans.pop(told.number).returned(told)
+            except Exception as error:  # one session's matter: the worker has others
+                log("loan_not_settled", worker=self.index, error=repr(error))
             return
         on_reply, _ = self._waiting.popleft()
         self._head_since = self._loop.time()
@@ -235,7 +238,10 @@ class Worker(asyncio.Protocol):
             self._door = None
         self._on_death(self, cause)
         for loan in loans.values():
-            loan.lost(f"env worker {self.index} ended: {cause}")
+            try:  # what goes wrong with one session must not keep the others from hearing of it
+                loan.lost(f"env worker {self.index} ended: {cause}")
+            except Exception as error:
+                log("loan_not_settled", worker=self.index, error=repr(error))
         for on_reply, _ in waiting:
             on_reply(WorkerDied(f"env worker {self.index} ended: {cause}"))
 

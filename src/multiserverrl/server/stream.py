@@ -105,7 +105,9 @@ class _Connection:
     def _lend(self) -> None:
         """Let the env worker answer by itself from now on, where it can."""
         session, sessions = self._session, self._sessions
-        if session is not None and session.state.connection == self._number and not sessions.is_draining:
+        if session is None or sessions.live.get(session.state.id) is not session or sessions.is_draining:
+            return  # closing, perhaps while its last request ran
+        if session.state.connection == self._number:
             lend(session, self.protocol, sessions.config.max_message_bytes)
 
     def _on_message(self, frame: bytes) -> None:

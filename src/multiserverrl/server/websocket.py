@@ -43,6 +43,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     _waiting: bytearray
     _parts: list[bytes]
     _parts_bytes = 0
+    _is_lent = False
     _fd = -1  # of a plain socket; TLS goes through the transport
 
     async def run_asgi(self) -> None:
@@ -123,7 +124,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
         The transport writes only when the callback has returned; a step's answer need not wait for that.
         """
-        if self.close_sent or self.disconnected or self.transport.is_closing():
+        if self.close_sent or self.disconnected or self.transport.is_closing() or self._is_lent:
             return
         frame = _frame(BINARY, message)
         if self._fd >= 0 and not self.transport.get_write_buffer_size():
@@ -144,15 +145,18 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if self._fd < 0 or busy or self.transport.get_write_buffer_size():
             return -1
         self.transport.pause_reading()
+        self._is_lent = True
         return self._fd
 
     def take_back(self, unread: bytes, unsent: bytes) -> None:
         """Go on where a borrower left off."""
+        self._is_lent = False
         if self.disconnected or self.transport.is_closing():
             return
         if unsent:
             self.transport.write(unsent)
-        self.transport.resume_reading()
+        if self.writable.is_set():  # otherwise the client does not read, and is not read before it does
+            self.transport.resume_reading()
         if unread:
             self.data_received(unread)
 
@@ -181,7 +185,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self.transport.resume_reading()
+        if not self._is_lent:
+            self.transport.resume_reading()
 
 
 def _frame(opcode: int, payload: bytes) -> bytes:

@@ -22,6 +22,7 @@ from multiserverrl.server.commands import (
     Command,
     Done,
     DropShard,
+    KeptLane,
     Lend,
     MakeShard,
     Probe,
@@ -29,6 +30,7 @@ from multiserverrl.server.commands import (
     RenderShard,
     Reply,
     ResetShard,
+    Returned,
     StepShard,
     TakeBack,
     WorkerConfig,
@@ -41,7 +43,7 @@ from multiserverrl.server.shard import Shard
 from multiserverrl.server.vectorshard import VectorShard
 from multiserverrl.wire.trees import unpack_tree
 
-_CHUNK_BYTES, _MOST_FDS = 1 << 16, 16
+_CHUNK_BYTES, _MOST_FDS, _NO_FD = 1 << 16, 16, -1
 
 __all__ = ["answer_commands", "run_worker"]
 
@@ -80,6 +82,7 @@ class _Worker:
         self.last_step = b"", StepShard(-1)  # the same few bytes again and again: decoded once
         self._arrived, self._fds = bytearray(), deque[int]()
         self._borrowed: dict[int, Borrowed] = {}  # by descriptor
+        self._more: list[int] = []  # of these connections another request has come already
         self._awake_ns = 1000 * awake_us
         self._is_awake = False  # the last wait was a short one
         self._poll = select.poll()
@@ -95,6 +98,10 @@ class _Worker:
                         return
                 elif fd in borrowed:  # it may have been returned just now
                     self._serve(borrowed[fd], fd)
+            more, self._more = self._more, []
+            for fd in more:
+                if fd in borrowed:
+                    self._serve(borrowed[fd], fd)
 
     def _wait(self) -> list[tuple[int, int]]:
         """What has come, and where; waits for it.
@@ -103,6 +110,8 @@ class _Worker:
         clients answer at once, the worker stays awake for a moment, giving its core to whoever wants it.
         """
         poll, now = self._poll.poll, time.monotonic_ns
+        if self._more:
+            return [ready for ready in poll(0) if ready[0] not in self._more]
         began = now()
         if self._is_awake and self._borrowed:
             until = began + self._awake_ns
@@ -119,6 +128,8 @@ class _Worker:
         if not (connection.send_rest() if had_unsent else connection.serve()):
             self._return(connection, fd)
             return
+        if connection.has_more:  # one request a turn: nobody keeps the others waiting
+            self._more.append(fd)
         if had_unsent != bool(connection.unsent):  # while it does not read, it is not read
             self._poll.modify(fd, select.POLLOUT if connection.unsent else select.POLLIN)
 
@@ -129,8 +140,9 @@ class _Worker:
 
     def _read_door(self) -> bool:
         """Carry out what has come by the door; False when it is closed."""
-        arrived, fds, _, _ = socket.recv_fds(self.door, _CHUNK_BYTES, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
-        self._fds.extend(fds)
+        arrived, fds, flags, _ = socket.recv_fds(self.door, _CHUNK_BYTES, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+        # one that the kernel had no room for keeps its place: the next is another client's
+        self._fds.extend(fds or ([_NO_FD] if flags & socket.MSG_CTRUNC else []))
         if not arrived:
             return False
         waiting = self._arrived
@@ -157,9 +169,17 @@ class _Worker:
         self.door.sendall(pack(reply))
 
     def _borrow(self, lend: Lend) -> None:
-        connection = Borrowed(lend, self._fds.popleft(), self.shards)
-        self._borrowed[connection.fileno()] = connection
-        self._poll.register(connection.fileno(), select.POLLIN)
+        fd = self._fds.popleft() if self._fds else _NO_FD
+        try:
+            connection = Borrowed(lend, fd, self.shards)
+        except Exception:  # no descriptor was to be had, or no such envs: the front goes on with it
+            if fd != _NO_FD:
+                os.close(fd)
+            kept = [KeptLane(lane.last_seq, lane.was_reset) for lane in lend.lanes]
+            self.door.sendall(pack(Returned(lend.number, kept, b"", b"")))
+            return
+        self._borrowed[fd] = connection
+        self._poll.register(fd, select.POLLIN)
 
     def _decoded(self, content: bytes) -> Command:
         known, step = self.last_step
