@@ -1,12 +1,15 @@
 """Spreading envs over servers and lanes, before anything is opened."""
 
+import gc
+
 import gymnasium
 import pytest
 from gymnasium.vector import SyncVectorEnv
 
+from multiserverrl.client.env import VirtualEnv
 from multiserverrl.client.spread import lane_sizes, spread
 from multiserverrl.client.vector import VirtualVectorEnv
-from multiserverrl.errors import ConfigError, ServerFull
+from multiserverrl.errors import ConfigError, ServerFull, SessionLost
 from multiserverrl.testing.contract import assert_same, vector_trajectory
 from multiserverrl.testing.serving import serving
 
@@ -45,4 +48,26 @@ def test_a_server_that_is_named_twice_holds_two_sessions_with_a_connection_each(
         assert [remote.lanes[0].num_envs for remote in envs._remotes] == [3, 2]
         local = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 5)
         assert_same(vector_trajectory(envs, 40), vector_trajectory(local, 40))
+        envs.close()
+
+
+def test_envs_that_are_dropped_without_a_close_are_free_at_once() -> None:
+    with serving("CartPole-v1", count=3, workers=1, time_to_live_s=600.0) as server:
+        single, envs = VirtualEnv(server.url), VirtualVectorEnv(server.url, num_envs=2)
+        single.reset()
+        envs.reset()
+        del single, envs
+        gc.collect()
+        others = VirtualVectorEnv(server.url, num_envs=3, wait_s=20.0)
+        others.close()
+
+
+def test_a_server_that_is_gone_is_said_to_be_gone_at_each_step() -> None:
+    with serving("CartPole-v1", count=2, workers=1) as lasting:
+        with serving("CartPole-v1", count=2, workers=1) as leaving:
+            envs = VirtualVectorEnv([lasting.url, leaving.url], num_envs=4)
+            envs.reset(seed=1)
+        for _ in range(2):
+            with pytest.raises(SessionLost):
+                envs.step([0, 0, 0, 0])
         envs.close()

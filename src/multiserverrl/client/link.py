@@ -307,10 +307,17 @@ class Link:
 
     def leave(self) -> None:
         """Ask for the session's end without waiting for anything; for the end of the process."""
-        if self._connection is not None and self.lanes[0].in_flight is None:
+        idle = next((index for index, lane in enumerate(self.lanes) if lane.in_flight is None), None)
+        if self._connection is not None and idle is not None:
             with contextlib.suppress(OSError):
-                self._connection.send(frames.encode(Close(0, self.lanes[0].next_seq)))
+                self._connection.send(frames.encode(Close(idle, self.lanes[idle].next_seq)))
         self._end(SessionLost("this process is ending"))
+
+    def __del__(self) -> None:
+        """One that is dropped without `close` does not hold its envs either."""
+        if getattr(self, "_ended", self) is None and not self.is_forgotten():
+            with contextlib.suppress(Exception):
+                self.leave()
 
     def _say_close(self) -> None:
         self._drain()

@@ -308,7 +308,13 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
         waiting = [index for index in everyone if index not in self._taken]  # some, after a Ctrl-C
         failure: MultiServerRLError | None = None
         while waiting:
-            for index in self._arrived(waiting) or self._wait(waiting):
+            try:
+                arrived = self._arrived(waiting) or self._wait(waiting)
+            except MultiServerRLError as error:  # a session was lost: its lanes have nothing more to say
+                failure = failure or error
+                arrived = []
+                waiting = [index for index in waiting if not self._lanes[index].remote.link.has_ended()]
+            for index in arrived:
                 waiting.remove(index)
                 try:
                     self._take(index)

@@ -138,8 +138,8 @@ class Borrowed:
 
     def __init__(self, lend: Lend, fd: int, shards: dict[int, Shard | VectorShard]) -> None:
         self.number, self._most_bytes = lend.number, lend.max_message_bytes + _LONGEST_HEAD_BYTES
-        self._socket = socket.socket(fileno=fd)
         self._lanes = [_Lane(index, told, shards[told.shard]) for index, told in enumerate(lend.lanes)]
+        self._socket = socket.socket(fileno=fd)  # last: what fails before leaves the descriptor to the caller
         self._unread = bytearray()
         self.unsent = b""
         self.has_more = False  # something lies here that was not looked at
