@@ -27,8 +27,8 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
     `compression` (zstd): None where the server is on another host, "zstd" or True wherever it grants it, False never.
     `checksum`: every message bears one, so that bits that flip on the way are a broken connection and no wrong step.
 
-    `timeout_s`: how long an answer may take before the connection is taken for broken and made anew. A server that stays
-    silent is given up, as SessionLost, when the session's time to live is over (or after twice `timeout_s`, if that is longer).
+    `timeout_s`: how long an answer may take before the connection is taken for broken and made anew. A server that
+    stays silent is given up, as SessionLost, after the session's time to live or twice `timeout_s`, if that is longer.
 
     A pickled (or copied) one opens a session of its own, without `owner`, where it is unpickled; reset() it
     first. A token that was given is in the pickle, one from the environment is not. `np_random` is a generator
