@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -57,45 +58,44 @@ def two_lanes(settings: Settings) -> Start:
     return start
 
 
-def sleepers(settings: Settings) -> Start:
-    """8 envs that sleep 5 ms a step, in 8 workers, against one in this process."""
+def lockstep(envs: msr.VirtualVectorEnv) -> Callable[[NDArray[np.int64]], object]:
+    """All eight are stepped when the last has answered."""
+    return envs.step
+
+
+def in_flight(envs: msr.VirtualVectorEnv) -> Callable[[NDArray[np.int64]], object]:
+    """An env that has answered gets its next action, and waits for no other; a call is over after eight answers."""
+    envs.send(np.zeros(8, int))
+    surplus = 0
+
+    def eight_steps(actions: NDArray[np.int64]) -> None:
+        nonlocal surplus
+        while surplus < 8:
+            env_ids = envs.recv()[4]["env_id"]
+            envs.send(actions[: len(env_ids)], env_ids)
+            surplus += len(env_ids)
+        surplus -= 8
+
+    return eight_steps
+
+
+def sleepers(driver: Callable[..., Any], settings: Settings) -> Start:
+    """8 envs that sleep 5 ms a step, a session each on 8 workers, against one in this process."""
     local = gymnasium.make("bench_envs:Sleeping5ms-v0")
     local.reset()
     with placement.env_server("bench_envs:Sleeping5ms-v0", 8, settings.server_core("split"), workers=8) as (url, _):
         envs = msr.VirtualVectorEnv([url] * 8, num_envs=8, autoreset_mode="same_step")
         envs.reset(seed=0)
         reference = rate_of(local.step, [0, 1], 1, stride=1)
-        start = Start(in_turns(reference, rate_of(envs.step, [np.zeros(8, int)], 8, stride=1), settings.seconds))
-        envs.close()
-    return start
-
-
-def sleepers_in_flight(settings: Settings) -> Start:
-    """The same envs, each in a session of its own: one that has answered gets its next action, and waits for none."""
-    local = gymnasium.make("bench_envs:Sleeping5ms-v0")
-    local.reset()
-    with placement.env_server("bench_envs:Sleeping5ms-v0", 8, settings.server_core("split"), workers=8) as (url, _):
-        envs = msr.VirtualVectorEnv([url] * 8, num_envs=8, autoreset_mode="same_step")
-        envs.reset(seed=0)
-        envs.send(np.zeros(8, int))
-        surplus = 0
-
-        def eight_steps(actions: NDArray[np.int64]) -> None:
-            nonlocal surplus
-            while surplus < 8:
-                env_ids = envs.recv()[4]["env_id"]
-                envs.send(actions[: len(env_ids)], env_ids)
-                surplus += len(env_ids)
-            surplus -= 8
-
-        reference = rate_of(local.step, [0, 1], 1, stride=1)
-        start = Start(in_turns(reference, rate_of(eight_steps, [np.zeros(8, int)], 8, stride=1), settings.seconds))
+        start = Start(in_turns(reference, rate_of(driver(envs), [np.zeros(8, int)], 8, stride=1), settings.seconds))
         envs.close()
     return start
 
 
 ROWS = [
     Row("W3f", "64 CartPole, two lanes in flight, split", "SyncVectorEnv, in process", 0.85, two_lanes),
-    Row("S8", "8 envs of 5 ms, 8 workers, send/recv", "one env, in process", 7.5, sleepers_in_flight, digits=2),
-    Row("S8l", "the same in lockstep, step()", "one env, in process", None, sleepers, digits=2),
+    Row(
+        "S8", "8 envs of 5 ms, 8 workers, in flight", "one env, in process", 7.5, partial(sleepers, in_flight), digits=2
+    ),
+    Row("S8l", "the same in lockstep, step()", "one env, in process", None, partial(sleepers, lockstep), digits=2),
 ]

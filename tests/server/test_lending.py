@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from multiserverrl.testing.contract import assert_same, vector_trajectory
 from multiserverrl.testing.serving import serving, worker_pids
 from multiserverrl.testing.threaded import serving_from_thread
 from multiserverrl.wire import frames
-from multiserverrl.wire.messages import Close, Refused, Reset, Step, Stepped
+from multiserverrl.wire.messages import Close, Refused, Render, Reset, Step, Stepped
 from multiserverrl.wire.trees import pack_tree, unpack_tree
 from multiserverrl.wire.websocket import PING, PONG, frame_head
 from tests.server.support import RawSession, request
@@ -203,3 +204,39 @@ def test_a_hanging_step_ends_with_the_worker_past_the_deadline() -> None:
         told = envs.step(np.zeros(1, int))
         assert told[3].all() and "deadline" in told[4]["multiserverrl"]["fault"][0]
         envs.close()
+
+
+class SlowToRender(Wide):
+    """Renders when it is let."""
+
+    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 - gymnasium's own way
+    asked, may_render = threading.Event(), threading.Event()
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def render(self) -> str:
+        self.asked.set()
+        self.may_render.wait(20)
+        return "drawn"
+
+
+def test_a_session_that_is_closed_while_its_request_runs_is_not_lent_again() -> None:
+    with serving_from_thread(SlowToRender) as url:
+        session = RawSession(url, "Env", render_mode="ansi")
+        session.ask(Reset(0, 1))
+        session.connection.send(frames.encode(Render(0, 2)))
+        assert SlowToRender.asked.wait(20)
+        opened, told = session.opened, []
+        path, names = f"/v1/sessions/{opened.session}", {"Session-Secret": opened.secret}
+        closing = threading.Thread(target=lambda: told.append(request(url, "DELETE", path, headers=names).status))
+        closing.start()
+        while request(url, "POST", f"{path}/render", {"seq": 9}, names).status != 410:
+            os.sched_yield()  # until the session is gone for others
+        SlowToRender.may_render.set()
+        assert frames.decode_answer(session.connection.receive())[0].seq == 2
+        refused = session.ask(Step(0, 3), bytes(8))[0]
+        assert isinstance(refused, Refused) and refused.code == "session_lost"
+        closing.join(20)
+        assert told == [200]
+        session.connection.close()

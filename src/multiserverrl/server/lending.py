@@ -56,18 +56,23 @@ class Loan:
                 answer = lane.take_back(kept)
                 if kept.request:
                     state.restore(kept.last_seq, digest_of(kept.request), answer)
+        except BaseException:
+            self._protocol.cut()  # nobody reads it any more
+            raise
         finally:
             self._end()
         self._protocol.take_back(returned.unread, returned.unsent)
 
     def lost(self, cause: str) -> None:
         """The worker died of `cause`."""
-        for lane, state in zip(self._session.lanes, self._session.state.lanes, strict=True):
-            last_seq = lane.survive(cause)
-            if last_seq != state.last_seq:
-                state.lose_answer(last_seq)
-        self._end()
-        self._protocol.cut()
+        try:
+            for lane, state in zip(self._session.lanes, self._session.state.lanes, strict=True):
+                last_seq = lane.survive(cause)
+                if last_seq != state.last_seq:
+                    state.lose_answer(last_seq)
+        finally:  # who waits for it is not left waiting, whatever went wrong
+            self._end()
+            self._protocol.cut()
 
     def _end(self) -> None:
         self._session.loan = None
