@@ -1,5 +1,6 @@
 # make train   trains CartPole-v1 over HTTP, from nothing but Python
 # make test    everything that CI runs
+# make faults   the fault matrix, and the tests that need root or take minutes (docs/reliability.md)
 # make trainers   the tests with other people's trainers (docs/trainers.md), in a venv of its own
 # make clean   removes what these made
 #
@@ -21,7 +22,7 @@ OTHERS_WARNINGS = -W ignore::DeprecationWarning -W ignore::FutureWarning
 INSTALL_TRAINERS = $(TRAINERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
           --constraint constraints-trainers.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_FLAGS)
 
-.PHONY: train test trainers clean
+.PHONY: train test faults trainers clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.installed-train
@@ -29,6 +30,10 @@ train: $(VENV)/.installed-train
 
 test: $(VENV)/.installed-dev
 	PYTHON=$(abspath $(VENV))/bin/python ./check
+
+faults: $(VENV)/.installed-dev
+	$(VENV)/bin/python bench/faults.py
+	$(VENV)/bin/python -m pytest -m "root or long" tests
 
 trainers: $(TRAINERS_VENV)/.installed
 	OMP_NUM_THREADS=1 $(TRAINERS_VENV)/bin/python -m pytest -m trainers tests/adapters $(OTHERS_WARNINGS)

@@ -50,7 +50,7 @@ def test_what_failed_is_named_and_fails_the_whole(tmp_path: Path, failing: str, 
 def test_all_well_ends_with_pytests_last_line(tmp_path: Path) -> None:
     done = check(tmp_path, "nothing fails")
     assert done.returncode == 0
-    assert done.stdout.splitlines()[-1] == "-m pytest -n 2 -q -m not trainers 9 passed"
+    assert done.stdout.splitlines()[-1] == "-m pytest -n 2 -q -m not trainers and not root and not long 9 passed"
 
 
 def test_quick_leaves_out_the_slow_tests(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""The fault matrix: what was done to a server, a client or a trainer, what was promised, what was seen.
+
+    python bench/faults.py [--rows 1,6] [--whole] [--markdown]
+
+Without `--whole` each row does its fault a few times, in seconds; with it, as often as docs/reliability.md says.
+Rows that need root (network namespaces) are left out without it. The exit code is 1 if a promise was broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import sys
+from dataclasses import replace
+from typing import NoReturn
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "fault_matrix"))
+
+import action_rows
+import checkpoint_rows
+import limit_rows
+import network_rows
+import session_rows
+import trainer_rows
+import worker_rows
+from matrix import Effort, FaultRow, Unavailable, as_markdown, as_text, outcome_of
+
+_MODULES = (session_rows, worker_rows, limit_rows, trainer_rows, checkpoint_rows, action_rows, network_rows)
+
+
+def all_rows() -> list[FaultRow]:
+    """Every row, by number."""
+    rows = [row for module in _MODULES for row in module.ROWS]
+    return sorted(rows, key=lambda row: (int("".join(filter(str.isdigit, row.name))), row.name))
+
+
+def chosen_rows(names: str) -> list[FaultRow]:
+    """The rows of these names, separated by commas; all without names."""
+    rows, wanted = all_rows(), [name for name in names.split(",") if name]
+    if unknown := set(wanted) - {row.name for row in rows}:
+        raise SystemExit(f"no row {', '.join(sorted(unknown))}; there are {', '.join(row.name for row in rows)}")
+    return [row for row in rows if not wanted or row.name in wanted]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", default="", help="names, separated by commas (default all)")
+    parser.add_argument("--whole", action="store_true", help="as often as docs/reliability.md says; takes long")
+    parser.add_argument("--seed", type=int, default=0, help="of what is random about the faults (default 0)")
+    parser.add_argument("--markdown", action="store_true", help="print the rows of docs/reliability.md")
+    parser.add_argument("--list", action="store_true", help="name the rows and stop")
+    arguments = parser.parse_args()
+    rows = chosen_rows(arguments.rows)
+    if arguments.list:
+        print("\n".join(f"{row.name:4} {row.fault}" for row in rows))
+        return
+    show = as_markdown if arguments.markdown else as_text
+    effort, broken = Effort(arguments.whole, arguments.seed), 0
+    for row in rows:
+        outcome = outcome_of(row if os.geteuid() == 0 else _without_root(row), effort)
+        broken += outcome.verdict == "BROKEN"
+        print(show(outcome), flush=True)
+    sys.exit(1 if broken else 0)
+
+
+def _without_root(row: FaultRow) -> FaultRow:
+    def leave_out(effort: Effort) -> NoReturn:
+        raise Unavailable("it needs root")
+
+    return replace(row, run=leave_out) if row.needs_root else row
+
+
+if __name__ == "__main__":
+    main()
