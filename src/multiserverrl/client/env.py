@@ -10,7 +10,7 @@ from gymnasium.error import ResetNeeded
 
 from multiserverrl.client.envs import DEFAULT_TIMEOUT_S, RemoteConfig, RemoteEnvs
 from multiserverrl.client.specs import HasSpec
-from multiserverrl.errors import ActionError, EnvFault, SessionLost
+from multiserverrl.errors import ActionError, EnvFault, SeqError, SessionLost
 from multiserverrl.wire.trees import pack_tree
 
 __all__ = ["VirtualEnv"]
@@ -27,8 +27,10 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
     `compression` (zstd): None where the server is on another host, "zstd" or True wherever it grants it, False never.
     `checksum`: every message bears one, so that bits that flip on the way are a broken connection and no wrong step.
 
-    `timeout_s`: how long an answer may take before the connection is taken for broken and made anew. A server that
-    stays silent is given up, as SessionLost, after the session's time to live or twice `timeout_s`, if that is longer.
+    `timeout_s`: how long an answer may take before the connection is taken for broken and made anew. From then on a
+    server that cannot be reached is given up, as SessionLost, when its session has outlived its time to live (after
+    5 s where nobody listens any more), one that takes connections and stays silent after 2 `timeout_s`, if that is
+    longer; each within one try, which takes `timeout_s` at most (client/retries.py).
 
     A pickled (or copied) one opens a session of its own, without `owner`, where it is unpickled; reset() it
     first. A token that was given is in the pickle, one from the environment is not. `np_random` is a generator
@@ -57,19 +59,10 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
         arguments: dict[str, Any] | None = None,
     ) -> None:
         config = RemoteConfig(
-            env_id,
-            "none",
-            render_mode,
-            on_fault,
-            owner,
-            wait_s,
-            token,
-            timeout_s,
-            arguments,
-            shared_memory,
-            compression,
-            checksum,
-        )
+            env_id=env_id, autoreset_mode="none", render_mode=render_mode, on_fault=on_fault, owner=owner,
+            wait_s=wait_s, token=token, timeout_s=timeout_s, arguments=arguments, shared_memory=shared_memory,
+            compression=compression, checksum=checksum,
+        )  # fmt: skip
         self._url = url
         self._remote = RemoteEnvs(url, [1], config)
         self._lane = self._remote.lanes[0]
@@ -83,7 +76,10 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
         self._is_closed = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; `seed` and `options` reach the real env. After SessionLost it opens a new session."""
+        """Begin an episode; `seed` and `options` reach the real env. After SessionLost it opens a new session.
+
+        A step that a Ctrl-C interrupted is waited for, and its answer dropped.
+        """
         super().reset(seed=seed)
         remote = self._open()
         self._needs_reset = True
@@ -101,12 +97,15 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
         if self._needs_reset:
             raise ResetNeeded("Cannot call env.step() before calling env.reset()")
         lane = self._lane
-        if lane.codec.layout is None:
-            if not self.action_space.contains(action):
-                raise ActionError(f"action is not a member of {self.action_space}: {str(action)[:80]}")
-            lane.send_packed(b"", pack_tree([action]))
-        else:
-            lane.send_packed(lane.codec.pack_one(action))
+        try:
+            if lane.codec.layout is None:
+                if not self.action_space.contains(action):
+                    raise ActionError(f"action is not a member of {self.action_space}: {str(action)[:80]}")
+                lane.send_packed(b"", pack_tree([action]))
+            else:
+                lane.send_packed(lane.codec.pack_one(action))
+        except SeqError:
+            raise SeqError("the step before was interrupted, and its answer not taken: reset() goes on") from None
         try:
             return lane.take_only()
         except EnvFault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -47,6 +48,14 @@ class RemoteConfig:
     checksum: bool = False
 
     def __post_init__(self) -> None:
+        for name, kind in (("env_id", str), ("render_mode", str), ("owner", str), ("token", str), ("arguments", dict)):
+            if not isinstance(getattr(self, name), (kind, type(None))):
+                got = type(getattr(self, name)).__name__  # never the value: it may be a token
+                raise ConfigError(f"{name} must be a {kind.__name__} or None, not a {got}")
+        if not _is_seconds(self.timeout_s) or self.timeout_s == 0:
+            raise ConfigError(f"timeout_s must be a number of seconds, more than 0, not {self.timeout_s!r}")
+        if not _is_seconds(self.wait_s):
+            raise ConfigError(f"wait_s must be a number of seconds, at least 0, not {self.wait_s!r}")
         self.wanted()
         if self.on_fault not in _FAULT_POLICIES:
             raise ConfigError(f"on_fault must be one of {', '.join(_FAULT_POLICIES)}, not {self.on_fault!r}")
@@ -72,6 +81,10 @@ class RemoteConfig:
             PROTOCOL_VERSION, self.env_id, sum(lanes), self.autoreset_mode, self.render_mode, lanes,
             self.owner, self.wait_s, arguments, host_id() if self.shared_memory else "",
         )  # fmt: skip
+
+
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 class RemoteEnvs:

@@ -61,6 +61,8 @@ class Address:
     @classmethod
     def parse(cls, url: str, token: str | None = None) -> Address:
         """`http://host:port` or https; the token defaults to MULTISERVERRL_TOKEN. ConfigError for another URL."""
+        if not isinstance(url, str):
+            raise ConfigError(f"the address of an env server is a text like http://localhost:1800, not {url!r}")
         parts = urlsplit(url if "//" in url else f"http://{url}")
         try:
             port = parts.port
@@ -69,6 +71,11 @@ class Address:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.username:
             raise ConfigError(f"{url!r} is not the address of an env server; it looks like http://localhost:1800")
         token = token or os.environ.get(TOKEN_VARIABLE) or None
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ConfigError(
+                f"the token (token=, or {TOKEN_VARIABLE}) has a character in it that no header can bear; "
+                "is there a line break at its end?"
+            )
         return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 1800), token)
 
     @property
