@@ -32,6 +32,7 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"token": "secret-word\n"}, "the token .* line break"),
     ({"token": "secret-wörd"}, "the token"),
     ({"on_fault": "ignore"}, "on_fault"),
+    ({"on_lost": "ignore"}, "on_lost must be one of raise, truncate"),
 ]
 VECTOR: list[tuple[dict[str, Any], str]] = [
     ({"num_envs": "3"}, "num_envs must be a whole number, at least 1, not '3'"),

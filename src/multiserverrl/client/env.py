@@ -22,6 +22,10 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
     `env_id` may be left out where the server serves just one. `arguments` go to the env's constructor
     as far as the server's operator allows. Every step happens at most once, however often the wire breaks.
 
+    `on_lost`: "raise" SessionLost when the server no longer knows the session, or "truncate" the episode: the last
+    observation, reward 0, `truncated`, and the cause in `info["multiserverrl"]["lost"]`, of a step that no env took (do
+    not learn from it). A new session is open by then; ServerUnreachable or ServerFull when none opens for `timeout_s`.
+
     Where client and server are on one host, large observations come by shared memory, and by TCP where that cannot
     be (`uses_shared_memory` says which); `shared_memory=False` leaves them to TCP.
     `compression` (zstd): None where the server is on another host, "zstd" or True wherever it grants it, False never.
@@ -49,6 +53,7 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
         *,
         render_mode: str | None = None,
         on_fault: str = "raise",
+        on_lost: str = "raise",
         owner: str | None = None,
         wait_s: float = 0.0,
         token: str | None = None,
@@ -61,7 +66,7 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
         config = RemoteConfig(
             env_id=env_id, autoreset_mode="none", render_mode=render_mode, on_fault=on_fault, owner=owner,
             wait_s=wait_s, token=token, timeout_s=timeout_s, arguments=arguments, shared_memory=shared_memory,
-            compression=compression, checksum=checksum,
+            compression=compression, checksum=checksum, on_lost=on_lost,
         )  # fmt: skip
         self._url = url
         self._remote = RemoteEnvs(url, [1], config)

@@ -44,7 +44,8 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
 
     `autoreset_mode` ("next_step", "same_step", "disabled", or Gymnasium's AutoresetMode) is carried out
     at the server, with infos as Gymnasium's own vector envs give them. `on_fault`: "raise" an EnvFault when
-    an env fails, or "truncate" its episode and say so in `infos["multiserverrl"]["fault"]`.
+    an env fails, or "truncate" its episode and say so in `infos["multiserverrl"]["fault"]`. `on_lost` is VirtualEnv's;
+    all episodes of the lost session are truncated, in `infos["multiserverrl"]["lost"]`, and go on by `autoreset_mode`.
 
     `url` may be a list: the envs are spread by each server's free capacity, in the order of the list. A server
     named k times holds k sessions, each with a connection of its own that an env worker can answer by itself.
@@ -62,6 +63,7 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         on_fault: str = "raise",
+        on_lost: str = "raise",
         owner: str | None = None,
         wait_s: float = 0.0,
         token: str | None = None,
@@ -76,7 +78,7 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
         config = RemoteConfig(
             env_id=env_id, autoreset_mode=mode, render_mode=render_mode, on_fault=on_fault, owner=owner,
             wait_s=wait_s, token=token, timeout_s=timeout_s, arguments=arguments, shared_memory=shared_memory,
-            compression=compression, checksum=checksum,
+            compression=compression, checksum=checksum, on_lost=on_lost,
         )  # fmt: skip
         self._remotes = open_on(url, num_envs, lanes, config)
         num_envs = int(num_envs)
