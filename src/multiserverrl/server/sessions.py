@@ -53,6 +53,7 @@ class LiveSession:
         self.num_envs = sum(lane.num_envs for lane in lanes)
         self.env = lanes[0].config.env
         self.waiters: dict[int, list[asyncio.Future[bytes]]] = {}
+        self.num_waiting = 0  # repeats of a running request that have not been answered yet
         self.loan: Loan | None = None  # while an env worker answers its client
 
     async def recall(self) -> None:
