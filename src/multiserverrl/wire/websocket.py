@@ -9,6 +9,7 @@ __all__ = ["BINARY", "CLOSE", "CONTINUATION", "PING", "PONG", "TEXT", "frame_hea
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 _FINAL = 0x80
 _MASKED = 0x80
+_PIECE_BYTES = 1 << 18  # a multiple of the key's 4
 
 
 def next_message(data: bytes | bytearray) -> tuple[bytes | None, int]:
@@ -38,6 +39,9 @@ def next_message(data: bytes | bytearray) -> tuple[bytes | None, int]:
 def unmasked(key: bytes | bytearray, payload: bytes | bytearray) -> bytes:
     """RFC 6455, 5.3, as one XOR of two long integers; masks as well."""
     size = len(payload)
+    if size > _PIECE_BYTES:  # the integers of a large one would take five times its room
+        pieces = range(0, size, _PIECE_BYTES)
+        return b"".join([unmasked(key, payload[start : start + _PIECE_BYTES]) for start in pieces])
     repeated = (bytes(key) * (size // 4 + 1))[:size]
     return (int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")).to_bytes(size, "little")
 
