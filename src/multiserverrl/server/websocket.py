@@ -26,6 +26,7 @@ from multiserverrl.wire.websocket import (
     TEXT,
     frame_head,
     next_message,
+    unmask,
     unmasked,
 )
 
@@ -37,6 +38,7 @@ EXTENSION = "multiserverrl.connection"  # where the ASGI scope holds the protoco
 _MOST_PARTS = 4096  # of one message
 _MOST_CONTROL_BYTES = 125  # RFC 6455, 5.5
 _TOO_BIG, _PROTOCOL_ERROR, _UNSUPPORTED = 1009, 1002, 1003
+_LARGE_BYTES = 1 << 16  # a payload that is not copied more often than need be
 _CLOSE_S = 10.0  # for a client to take what was written before the end
 _FIRST_BYTES = 1 << 20  # of a message while there is no session
 _FIRST_MESSAGES = 2
@@ -154,7 +156,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
             self._work()
 
-    def _one_frame(self, data: bytes | bytearray) -> int:
+    def _one_frame(self, data: bytearray) -> int:
         """Take one whole frame off the front and act on it; 0 when it has not all come."""
         if len(data) < 6:
             return 0
@@ -174,7 +176,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         end = start + 4 + size
         if len(data) < end:
             return 0
-        payload = unmasked(data[start : start + 4], data[start + 4 : end])
+        payload = _payload(data, start, end)
         if first == 0x80 | BINARY and not self._parts:  # the usual case
             self._hand_over(payload)
         else:
@@ -278,6 +280,16 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._release()
+
+
+def _payload(data: bytearray, start: int, end: int) -> bytes:
+    """What a frame bears whose head ends at `start`, before its mask."""
+    key = data[start : start + 4]
+    if end - start < _LARGE_BYTES:
+        return unmasked(key, data[start + 4 : end])
+    with memoryview(data) as view:
+        unmask(key, view[start + 4 : end])
+        return bytes(view[start + 4 : end])
 
 
 def _frame(opcode: int, payload: bytes) -> bytes:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import struct
 
-__all__ = ["BINARY", "CLOSE", "CONTINUATION", "PING", "PONG", "TEXT", "frame_head", "next_message", "unmasked"]
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "CONTINUATION",
+    "PING",
+    "PONG",
+    "TEXT",
+    "frame_head",
+    "next_message",
+    "unmask",
+    "unmasked",
+]
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 _FINAL = 0x80
@@ -36,12 +47,15 @@ def next_message(data: bytes | bytearray) -> tuple[bytes | None, int]:
     return unmasked(data[start : start + 4], data[start + 4 : end]), end
 
 
+def unmask(key: bytes | bytearray, payload: memoryview) -> None:
+    """The same in place, for a large payload: without a second copy of it, and without integers as large."""
+    for start in range(0, len(payload), _PIECE_BYTES):
+        payload[start : start + _PIECE_BYTES] = unmasked(key, bytes(payload[start : start + _PIECE_BYTES]))
+
+
 def unmasked(key: bytes | bytearray, payload: bytes | bytearray) -> bytes:
     """RFC 6455, 5.3, as one XOR of two long integers; masks as well."""
     size = len(payload)
-    if size > _PIECE_BYTES:  # the integers of a large one would take five times its room
-        pieces = range(0, size, _PIECE_BYTES)
-        return b"".join([unmasked(key, payload[start : start + _PIECE_BYTES]) for start in pieces])
     repeated = (bytes(key) * (size // 4 + 1))[:size]
     return (int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")).to_bytes(size, "little")
 
