@@ -19,10 +19,12 @@ import uvicorn
 
 from multiserverrl.errors import MultiServerRLError
 from multiserverrl.observe.log import log, log_to_stderr
+from multiserverrl.server.accepting import Accepting
 from multiserverrl.server.app import make_app
 from multiserverrl.server.auth import Door
 from multiserverrl.server.commands import WorkerConfig
 from multiserverrl.server.config import ServerConfig
+from multiserverrl.server.httplimits import LimitedHttp
 from multiserverrl.server.pool import StartWorker, WorkerPool, worker_processes
 from multiserverrl.server.sessions import Sessions
 from multiserverrl.server.websocket import StreamProtocol
@@ -84,7 +86,7 @@ async def serve_front(
         except MultiServerRLError as error:
             tell(Ready(error.code, error.headline))
             return
-        server = _Server(_uvicorn_config(front, sessions))
+        server = _Server(_uvicorn_config(front, sessions), config)
         on_stop(_stopper(server, sessions, config.drain_s))
         tell(Ready())
         await server.serve(sockets=[listener])
@@ -94,10 +96,26 @@ async def serve_front(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: ours stand in `_call_on_signal`."""
+    """uvicorn without its signal handlers (ours stand in `_call_on_signal`), and with our limits."""
+
+    def __init__(self, config: uvicorn.Config, limits: ServerConfig) -> None:
+        super().__init__(config)
+        self._limits = limits
 
     def capture_signals(self) -> Any:
         return contextlib.nullcontext()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])  # the sockets are ours to accept from
+        servers: list[Any] = [
+            Accepting(listener, self._limits, self._make_protocol, self.config.ssl) for listener in sockets or []
+        ]
+        self.servers = servers
+
+    def _make_protocol(self, leave: Callable[[], None]) -> LimitedHttp:
+        return LimitedHttp(
+            self._limits, leave, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
 
 def _uvicorn_config(front: FrontConfig, sessions: Sessions) -> uvicorn.Config:
@@ -110,11 +128,12 @@ def _uvicorn_config(front: FrontConfig, sessions: Sessions) -> uvicorn.Config:
         ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
-        log_level="warning",
+        log_level="error",  # a bad request is no news
         access_log=False,
         proxy_headers=False,
         server_header=False,
         date_header=False,
+        timeout_keep_alive=front.server.keep_alive_s,  # type: ignore[arg-type]  # seconds, as call_later takes them
         timeout_graceful_shutdown=2,
     )
 
