@@ -49,6 +49,9 @@ class ServerConfig:
     allow_arg: str = setting("", "constructor arguments that clients may set, separated by commas")
     allow_attr: str = setting("", "attributes that clients may get, set or call, separated by commas")
     time_to_live_s: float = setting(120.0, "how long a session outlives its connection", unit="seconds")
+    silence_s: float = setting(
+        120.0, "how long a client's machine may answer nothing before its connection counts as gone", unit="seconds"
+    )
     idle_s: float = setting(3600.0, "how long a session that was opened by plain HTTP may idle", unit="seconds")
     step_deadline_s: float = setting(30.0, "longest step or reset; past it the env worker is killed", unit="seconds")
     start_deadline_s: float = setting(120.0, "longest start of an env worker or of its envs", unit="seconds")
@@ -66,7 +69,7 @@ class ServerConfig:
         for name in positive + (("workers",) if self.workers is not None else ()):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        for name in ("time_to_live_s", "idle_s", "step_deadline_s", "start_deadline_s", "drain_s"):
+        for name in ("time_to_live_s", "silence_s", "idle_s", "step_deadline_s", "start_deadline_s", "drain_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"--{name.replace('_', '-')} must be more than 0 seconds, not {getattr(self, name)}")
         if self.awake_us < 0:
