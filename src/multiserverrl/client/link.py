@@ -159,6 +159,14 @@ class Link:
         """For selectors; None while the connection is broken."""
         return None if self._connection is None else self._connection.fileno()
 
+    def look_out(self, waited_s: float, silent_s: float) -> None:
+        """For who has waited so long by `fileno`: a connection that is too late, or dead, is dropped."""
+        try:
+            if self._connection is not None:
+                self._connection.look_out(waited_s, silent_s)
+        except OSError:
+            self._drop()
+
     def request(self, lane: int, make: Callable[[int], Request], body: bytes = b"") -> tuple[Any, memoryview]:
         """Send, and receive the answer."""
         self.send(lane, make, body)

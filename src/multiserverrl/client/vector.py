@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import selectors
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -27,6 +26,7 @@ from multiserverrl.client.opening import open_on
 from multiserverrl.client.resets import mask_of, seeds_of
 from multiserverrl.client.specs import HasSpec
 from multiserverrl.client.spread import whole_lanes
+from multiserverrl.client.waiting import some_ready
 from multiserverrl.errors import ActionError, MultiServerRLError, SeqError, SessionLost
 from multiserverrl.wire.messages import WHOLE_LANE
 from multiserverrl.wire.trees import pack_tree
@@ -333,17 +333,11 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
 
     def _wait(self, waiting: list[int]) -> list[int]:
         """Block until one of the connections has something to say; the lane to take in, which mends a broken one."""
-        with selectors.DefaultSelector() as selector:
-            for remote in {id(lane.remote): lane.remote for lane in (self._lanes[index] for index in waiting)}.values():
-                fd = remote.link.fileno()
-                if fd is None:
-                    return [next(index for index in waiting if self._lanes[index].remote is remote)]
-                selector.register(fd, selectors.EVENT_READ, remote)
-            ready = [key.data for key, _ in selector.select(self._remotes[0].config.timeout_s)]
-        if not ready:
-            return waiting[:1]  # whose own time-out then finds the connection broken
-        for remote in ready:
-            remote.link.receive_any([self._lanes[i].index for i in waiting if self._lanes[i].remote is remote])
+        for remote in some_ready({id(remote): remote for remote in (self._lanes[i].remote for i in waiting)}.values()):
+            lanes = [index for index in waiting if self._lanes[index].remote is remote]
+            if remote.link.fileno() is None:
+                return lanes[:1]
+            remote.link.receive_any([self._lanes[index].index for index in lanes])
         return [index for index in waiting if self._has_answer(index)]
 
     def _observations(self, parts: list[Taken]) -> Any:

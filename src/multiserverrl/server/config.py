@@ -52,6 +52,9 @@ class ServerConfig:
     allow_arg: str = setting("", "constructor arguments that clients may set, separated by commas")
     allow_attr: str = setting("", "attributes that clients may get, set or call, separated by commas")
     time_to_live_s: float = setting(120.0, "how long a session outlives its connection", unit="seconds")
+    silence_s: float = setting(
+        120.0, "how long a client's machine may answer nothing before its connection counts as gone", unit="seconds"
+    )
     idle_s: float = setting(3600.0, "how long a session that was opened by plain HTTP may idle", unit="seconds")
     step_deadline_s: float = setting(30.0, "longest step or reset; past it the env worker is killed", unit="seconds")
     start_deadline_s: float = setting(120.0, "longest start of an env worker or of its envs", unit="seconds")

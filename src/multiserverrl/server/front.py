@@ -32,6 +32,7 @@ from multiserverrl.server.websocket import StreamProtocol
 __all__ = ["FrontConfig", "Ready", "run_front", "serve_front"]
 
 _TICK_S = 0.2
+_LOOKS = 10  # at each connection, within --silence-s
 
 
 class FrontConfig(msgspec.Struct):
@@ -89,7 +90,9 @@ async def serve_front(
         server = _Server(_uvicorn_config(front, sessions), config)
         on_stop(_stopper(server, sessions, config.drain_s))
         tell(Ready())
+        looking = asyncio.create_task(_cut_silent(server, config.silence_s))
         await server.serve(sockets=[listener])
+        looking.cancel()
     finally:
         ticking.cancel()
         await pool.close()
@@ -154,6 +157,19 @@ async def _tick(sessions: Sessions, pool: WorkerPool) -> None:
             sessions.expire()
         except Exception as error:
             log("tick_failed", error=repr(error))
+
+
+async def _cut_silent(server: uvicorn.Server, silence_s: float) -> None:
+    """Cut connections whose client's machine is gone with something on its way to it; TCP keepalive finds the rest.
+
+    Not by TCP_USER_TIMEOUT, which would also end those of clients that do not read, but are there.
+    """
+    while True:
+        await asyncio.sleep(silence_s / _LOOKS)
+        for connection in list(server.server_state.connections):
+            if isinstance(connection, StreamProtocol) and connection.is_silent(silence_s):
+                log("connection_silent", silence_s=silence_s)
+                connection.cut()
 
 
 def _call_on_signal(stop: Callable[[], None]) -> None:

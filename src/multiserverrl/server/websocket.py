@@ -17,6 +17,7 @@ from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from multiserverrl.wire.tcp import INFO_BYTES, unheard_s
 from multiserverrl.wire.websocket import (
     BINARY,
     CLOSE,
@@ -251,6 +252,13 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
         if unread:
             self.data_received(unread)
+
+    def is_silent(self, for_s: float) -> bool:
+        """Whether the client's machine has left its answers out for so long. (Nothing is asked of an idle one here.)"""
+        connected = self.transport.get_extra_info("socket")
+        if sys.platform != "linux" or connected is None or self.transport.is_closing():
+            return False
+        return unheard_s(connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, INFO_BYTES)) >= for_s
 
     def cut(self) -> None:
         """Cut the connection without a word, whoever else has it open; the client comes back."""
