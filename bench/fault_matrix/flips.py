@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 
-from matrix import Effort, Seen
+from matrix import Effort, Seen, Unavailable
 from multiserverrl.client.vector import VirtualVectorEnv
 from multiserverrl.testing.relay import Flip, Relay
 from multiserverrl.testing.serving import serving
@@ -35,16 +38,48 @@ def flip_bits(effort: Effort) -> Seen:
             _flip(twins, relay, Flip(direction, int(choices.integers(sizes[direction]))))
         flips, undetected = relay.flips_done, twins.wrong + abs(twins.applied_beyond())
         harmless = max(0, flips - (relay.connections - 1))
+    under_tls = _under_tls(effort)
     plain_flips, plain_wrong = _without_checksum(effort)
     with_it, without = _rates(effort)
     which = "each" if effort.is_whole else "every second"
     return Seen(
-        f"{flips} bits flipped in a step's request and reply, {which} bit of both",
-        f"undetected {undetected}, {harmless} in bits that nobody needs (without a checksum {plain_wrong} of "
-        f"{plain_flips} flips are observations taken for true); "
+        f"{flips} bits flipped in a step's request and reply, {which} bit of both; {under_tls.flips} under TLS",
+        f"undetected {undetected}, under TLS {under_tls.undetected}; {harmless} in bits that nobody needs "
+        f"(without a checksum {plain_wrong} of {plain_flips} flips are observations taken for true); "
         f"steps/s {with_it:.0f} with, {without:.0f} without ({with_it / without - 1:+.0%})",
-        undetected == 0 and plain_wrong > 0 and flips > 500,
+        undetected == under_tls.undetected == 0 and plain_wrong > 0 and flips > 500,
     )
+
+
+class _UnderTls(NamedTuple):
+    flips: int
+    undetected: int
+
+
+def _under_tls(effort: Effort) -> _UnderTls:
+    """Bits of TLS records; the certificate is pinned."""
+    if shutil.which("openssl") is None:
+        raise Unavailable("it needs openssl, for a certificate")
+    with tempfile.TemporaryDirectory() as folder:
+        certfile, keyfile = (os.path.join(folder, name) for name in ("certificate.pem", "key.pem"))
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+             "-days", "2", "-subj", "/CN=localhost", "-keyout", keyfile, "-out", certfile],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        os.chmod(keyfile, 0o600)
+        settings = {"certfile": certfile, "keyfile": keyfile}
+        with serving(SCRIPTED, count=1, workers=1, **settings) as server, Relay(server.url) as relay:
+            envs = VirtualVectorEnv(
+                relay.url.replace("http:", "https:"), num_envs=1, timeout_s=TIMEOUT_S, fingerprint=server.fingerprint
+            )
+            twins = scripted_twins(envs, os.path.join(folder, "steps"), effort.seed)
+            for direction, size in _bits_of_a_step(twins, relay).items():
+                for bit in range(0, size, effort.times(15, 1)):
+                    _flip(twins, relay, Flip(direction, bit))
+            found = _UnderTls(relay.flips_done, twins.wrong + abs(twins.applied_beyond()))
+            twins.close()
+    return found
 
 
 @contextmanager

@@ -24,7 +24,7 @@ ROWS: list[FaultRow] = [
     ),
     FaultRow(
         "3b",
-        "bits flipped inside the TCP stream (checksum=True)",
+        "bits flipped inside the TCP stream (checksum=True, and TLS)",
         "detected, never stepped wrong",
         flip_bits,
     ),
