@@ -29,8 +29,8 @@ ROWS: list[FaultRow] = [
         flip_bits,
     ),
     FaultRow(
-        "4",
-        "network away for 30 s in mid-episode (silent, or resetting); away for longer than the session's time to live",
+        "4b",
+        "relay away for 30 s in mid-episode (silent, or resetting); away for longer than the session's time to live",
         "the same episode goes on within 2 s; else SessionLost, or truncated with its cause where asked; all freed",
         lose_network,
     ),
