@@ -47,10 +47,12 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "torch": ("train",),
     "safetensors": ("train",),
     "ray": ("launch/cluster.py",),
-    "socket": ("server", "client/transport.py", "client/patience.py", "launch", "testing"),
+    "socket": (
+        "server", "client/transport.py", "client/patience.py", "client/fetching.py", "launch", "testing",
+    ),  # fmt: skip
     "socketserver": ("testing",),
     "ssl": ("server", "client/transport.py", "client/patience.py"),
-    "http": ("server", "client/transport.py", "testing"),
+    "http": ("server", "client/fetching.py", "testing"),
     "urllib.request": (),
     "uvicorn": ("server",),
     "starlette": ("server", "dashboard", "launch"),

@@ -10,7 +10,7 @@ from gymnasium.error import ResetNeeded
 
 from multiserverrl.client.envs import DEFAULT_TIMEOUT_S, RemoteConfig, RemoteEnvs
 from multiserverrl.client.specs import HasSpec
-from multiserverrl.errors import ActionError, EnvFault, SeqError, SessionLost
+from multiserverrl.errors import EnvFault, SeqError, SessionLost
 from multiserverrl.wire.trees import pack_tree
 
 __all__ = ["VirtualEnv"]
@@ -104,9 +104,7 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
         lane = self._lane
         try:
             if lane.codec.layout is None:
-                if not self.action_space.contains(action):
-                    raise ActionError(f"action is not a member of {self.action_space}: {str(action)[:80]}")
-                lane.send_packed(b"", pack_tree([action]))
+                lane.send_packed(b"", pack_tree(lane.codec.check_tree([action])))
             else:
                 lane.send_packed(lane.codec.pack_one(action))
         except SeqError:
