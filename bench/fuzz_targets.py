@@ -245,6 +245,7 @@ _ANSWERS = [
     frames.encode(messages.Resumed(1, [1])),
     frames.encode(messages.Stepped(0, 1, [pack_tree({0: _TREE, 1: {}})]), _BODY),
     frames.encode(messages.Stepped(0, 1, [], [pack_tree({0: "a", 1: "b"})], [messages.Finals([0], bytes(8))]), _BODY),
+    frames.encode(messages.Stepped(0, 1, finals=[messages.Finals([], b"")]), _BODY),
     frames.encode(messages.Stepped(0, 1, block_body=0)),
     frames.encode(messages.Rendered(0, 1, [pack_tree({0: np.zeros((2, 2, 3), np.uint8)})])),
     frames.encode(messages.Called(0, 1, [pack_tree({0: 1})])),

@@ -47,9 +47,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "torch": ("train",),
     "safetensors": ("train",),
     "ray": ("launch/cluster.py",),
-    "socket": (
-        "server", "client/transport.py", "client/patience.py", "client/fetching.py", "launch", "testing",
-    ),  # fmt: skip
+    "socket": ("server", "client/transport.py", "client/patience.py", "client/fetching.py", "launch", "testing"),
     "socketserver": ("testing",),
     "ssl": ("server", "client/transport.py", "client/patience.py"),
     "http": ("server", "client/fetching.py", "testing"),

@@ -114,7 +114,7 @@ def test_a_wrong_shape_or_kind_is_refused_by_its_name_before_it_is_sent(space: A
         (spaces.Discrete(3), 1.0, "action is float64"),
         (spaces.Discrete(3), None, "action is object"),
         (spaces.Discrete(3), [1, [2]], "action is no array"),
-        (WALK, [0.0], r"action has shape \(1, 1\); \(1, 2\) was expected"),
+        (WALK, [0.0], r"action has shape \(1,\); \(2,\) was expected"),
         (ARM, {"grip": 0, "joints": ([0, 0], [0, 0, 0], 7)}, r"action\['joints'\] must be a tuple of 2, not of 3"),
         (ARM, {"grip": 0, "joints": ([0, [0]], [0, 0, 0])}, "action is no array"),
         (ARM, {"grip": 0, "joints": 5}, r"action\['joints'\] must be a tuple of 2, not 5"),

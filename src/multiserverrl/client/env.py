@@ -96,6 +96,8 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Advance the env by one action, at most once on the server, however often the wire breaks.
 
+        An action is cast to its space's dtype where nothing is lost but precision: whole numbers within range, bools to
+        numbers, floats to narrower floats; never a float to a whole number, never a text.
         ActionError: refused before anything was stepped. EnvFault: the env raised or its worker died; reset().
         SessionLost: the server no longer knows us, the episode is gone; reset() opens a new session.
         """

@@ -25,6 +25,7 @@ from multiserverrl.errors import MisuseError, MultiServerRLError, ServerFull, Wi
 from multiserverrl.server import jsonrequests, openapi
 from multiserverrl.server.auth import Door
 from multiserverrl.server.limits import TooLarge
+from multiserverrl.server.openapischemas import FRAME_TYPE
 from multiserverrl.server.requests import Requests
 from multiserverrl.server.sessions import LiveSession, Sessions
 from multiserverrl.server.stream import Stream, address_of
@@ -36,7 +37,6 @@ from multiserverrl.wire.trees import unpack_rows
 
 __all__ = ["FRAME_TYPE", "STREAM_PATH", "make_app"]
 
-FRAME_TYPE = "application/vnd.multiserverrl.frame"
 STREAM_PATH = "/v1/stream"
 SECRET_HEADER = "session-secret"
 _MOST_OPENING_BYTES = 1 << 20  # of a body that comes without a session's secret

@@ -47,21 +47,22 @@ class ActionCodec:
         """Of the packed actions; 0 for spaces without a fixed size."""
         return self.layout.end if self.layout is not None else 0
 
-    def pack(self, actions: Any) -> bytes:
+    def pack(self, actions: Any, *, is_single: bool = False) -> bytes:
         """A batch of actions, nested as the batched space nests them, as the body of a message.
 
-        ActionError names the part whose shape or kind is wrong; nothing was sent.
+        ActionError names the part whose shape or kind is wrong; nothing was sent. `is_single`: the caller's
+        action has no axis for envs, which messages leave out.
         """
         assert self.layout is not None
         if self._discrete:
-            return self._checked(self.layout.leaves[0], actions, "action").tobytes()
+            return self._checked(self.layout.leaves[0], actions, "action", is_single).tobytes()
         try:
             parts = flatten(self.space, actions, "action")
         except SpaceError as error:
             raise ActionError(str(error)) from error
         body = bytearray(self.layout.end)
         for leaf, part, view in zip(self.layout.leaves, parts, self.layout.arrays(body), strict=True):
-            view[...] = self._checked(leaf, part, leaf.name("action"))
+            view[...] = self._checked(leaf, part, leaf.name("action"), is_single)
         return bytes(body)
 
     def pack_one(self, action: Any) -> bytes:
@@ -72,19 +73,21 @@ class ActionCodec:
             batch = np.asarray(action)[None] if self._is_plain else _batched(self.space, action)
         except (TypeError, ValueError) as error:
             raise ActionError(f"action is no array: {error}") from error
-        return self.pack(batch)
+        return self.pack(batch, is_single=True)
 
     def _packed_int(self, action: int) -> bytes:
         if not self._low <= action <= self._high:
             raise ActionError(f"action is {brief(action)}, which is not a member of {self.space}")
         return action.to_bytes(self._dtype.itemsize, "little", signed=self._dtype.kind == "i")
 
-    def _checked(self, leaf: Leaf, actions: Any, name: str) -> Array:
+    def _checked(self, leaf: Leaf, actions: Any, name: str, is_single: bool) -> Array:
         try:
             array = np.asarray(actions)
         except (TypeError, ValueError) as error:
             raise ActionError(f"{name} is no array: {error}") from error
         wanted = (self.num, *leaf.shape)
+        if array.shape != wanted and is_single:
+            raise ActionError(f"{name} has shape {array.shape[1:]}; {leaf.shape} was expected")
         if array.shape != wanted:
             raise ActionError(
                 f"{name} has shape {array.shape}; {wanted} was expected, the first axis for {self.num} env(s)"

@@ -103,7 +103,7 @@ class BatchLayout:
         self._picks = [(...,) if isinstance(leaf.space, spaces.Box) and not leaf.shape else () for leaf in self.leaves]
         self._is_simple = not any(self._picks)
         # of a value that is just one array: it needs no view of the whole batch
-        self._row_bytes = (self.end - self.offsets[0]) // num if self._is_plain and self.leaves[0].shape else 0
+        self._row_bytes = (self.end - self.offsets[0]) // num if num and self._is_plain and self.leaves[0].shape else 0
 
     def arrays(self, buffer: Buffer) -> list[Array]:
         """One (N, *shape) view a leaf."""
