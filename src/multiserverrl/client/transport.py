@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import http.client
 import ipaddress
 import os
 import random
@@ -18,13 +17,11 @@ import ssl
 import struct
 import time
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
-
+from multiserverrl.client.fetching import checked_json, fetch_json
 from multiserverrl.client.patience import ConnectionEnded, PatientSocket, keep_asking
-from multiserverrl.errors import ConfigError, ServerUnreachable, WireError, error_for
+from multiserverrl.errors import ConfigError, ServerUnreachable, WireError
 
 __all__ = ["Address", "Connection", "ConnectionEnded", "Socket", "fetch_json", "is_same_host"]
 
@@ -35,6 +32,8 @@ MAX_MESSAGE_BYTES = 1 << 30  # no length beyond it is believed
 _ACCEPT_SALT = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _CONTINUATION, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x2, 0x8, 0x9, 0xA
 _CHUNK_BYTES = 1 << 16
+_EAGER_BYTES = 1 << 24  # room for so much is made at once; for more as it comes, whatever was announced
+_MOST_PARTS = 4096  # of one message, and control frames before its end
 _LEAST_ROOM_BYTES = 1 << 12
 _TRY_S = 2.0  # to connect; then it is tried anew, as the system repeats a lost SYN ever more seldom
 _AWAKE_NS = 150_000  # as long as an env worker stays awake for us (serve --awake-us)
@@ -120,34 +119,6 @@ def is_same_host(connected: socket.socket) -> bool:
     return bool(peer == own) or ipaddress.ip_address(peer.partition("%")[0]).is_loopback
 
 
-def fetch_json(address: Address, path: str, timeout_s: float) -> Any:
-    """The JSON of a GET; the server's refusal is raised as its error, silence as ServerUnreachable."""
-    connected = address.connect(timeout_s)
-    request = http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
-    request.sock = connected
-    try:
-        request.request("GET", path, headers={**address.headers(), "Host": address.netloc, "Connection": "close"})
-        response = request.getresponse()
-        content = response.read(MAX_MESSAGE_BYTES)
-        status = response.status
-    except (OSError, http.client.HTTPException) as error:
-        raise ServerUnreachable(f"{address} does not answer as an env server does ({error!r})") from error
-    finally:
-        request.close()
-    return _checked_json(content, status, address)
-
-
-def _checked_json(content: bytes, status: int, address: Address) -> Any:
-    try:
-        decoded = msgspec.json.decode(content)
-    except msgspec.DecodeError as error:
-        raise WireError(f"{address} answered {status} with something that is not JSON: is it an env server?") from error
-    if status >= 400:
-        told = decoded if isinstance(decoded, dict) else {}
-        raise error_for(str(told.get("error", "peer")), str(told.get("message", f"{address} answered {status}")))
-    return decoded
-
-
 class Connection(PatientSocket):
     """One WebSocket. `send` and `receive` raise OSError (ConnectionEnded among them) when it breaks.
 
@@ -185,8 +156,9 @@ class Connection(PatientSocket):
             if only is not None:
                 return only
         parts: list[memoryview] = []
-        while True:
-            opcode, is_last, payload = self._next_frame()
+        self._begin_late()
+        for _ in range(_MOST_PARTS):
+            opcode, is_last, payload = self._next_frame(sum(map(len, parts)))
             if opcode in (_BINARY, _CONTINUATION):
                 if is_last and not parts:
                     return payload
@@ -202,6 +174,7 @@ class Connection(PatientSocket):
                 )
             elif opcode != _PONG:
                 raise ConnectionEnded(f"a WebSocket frame of unknown kind {opcode}")
+        raise ConnectionEnded(f"a message in more than {_MOST_PARTS} parts is not waited for")
 
     def _receive_only(self) -> memoryview | None:
         """The usual case: just one whole message comes, into a buffer that is given away; arrays in it are aligned.
@@ -268,8 +241,8 @@ class Connection(PatientSocket):
         masked = int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")
         return head + key + masked.to_bytes(size, "little")
 
-    def _next_frame(self) -> tuple[int, bool, memoryview]:
-        """(opcode, is it the last part, payload)."""
+    def _next_frame(self, before_bytes: int) -> tuple[int, bool, memoryview]:
+        """(opcode, is it the last part, payload); so many bytes of its message came before it."""
         self._fill(2)
         first, second = self._waiting[0], self._waiting[1]
         size, start = second & 0x7F, 2
@@ -279,8 +252,8 @@ class Connection(PatientSocket):
             start = 4 if size == 126 else 10
             self._fill(start)
             size = int.from_bytes(self._waiting[2:start], "big")
-        if size > MAX_MESSAGE_BYTES:
-            raise ConnectionEnded(f"a message of {size} bytes is not believed")
+        if size + before_bytes > MAX_MESSAGE_BYTES:
+            raise ConnectionEnded(f"a message of {size + before_bytes} bytes is not believed")
         payload = self._take(start, size)
         return first & 0x0F, bool(first & 0x80), payload
 
@@ -292,13 +265,17 @@ class Connection(PatientSocket):
             payload = memoryview(waiting[start : start + size])
             del waiting[: start + size]
             return payload
-        whole = bytearray(size)
+        whole = bytearray(min(size, max(_EAGER_BYTES, here)))
         whole[:here] = memoryview(waiting)[start:]
         self._waiting = bytearray()
-        view, got = memoryview(whole), here
-        while got < size:
-            got += self._read_into(view[got:])
-        return view
+        got = here
+        while True:
+            with memoryview(whole) as view:
+                while got < len(whole):
+                    got += self._read_into(view[got:])
+            if got == size:
+                return memoryview(whole)
+            whole += bytes(min(size - got, got))
 
     def _fill(self, size: int) -> None:
         while len(self._waiting) < size:
@@ -339,10 +316,14 @@ class Connection(PatientSocket):
     def _raise_refusal(self, address: Address, status: str, headers: dict[str, str], rest: bytes) -> None:
         self._waiting = bytearray(rest)
         size = headers.get("content-length", "0")
-        self._fill(min(int(size) if size.isdecimal() else 0, _CHUNK_BYTES))
-        number = status.split(" ")[1] if " " in status else "0"
-        _checked_json(bytes(self._waiting), int(number) if number.isdecimal() else 500, address)
+        self._fill(min(_whole_number(size, 0), _CHUNK_BYTES))
+        number = status.split(" ")[1] if " " in status else ""
+        checked_json(bytes(self._waiting), _whole_number(number, 500), address)
         raise WireError(f"{address} does not speak the env servers' WebSocket protocol (it answered {status!r})")
+
+
+def _whole_number(text: str, otherwise: int) -> int:
+    return int(text) if text.isdecimal() and len(text) < 10 else otherwise
 
 
 def _poll_of(connected: socket.socket) -> select.poll | None:

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from multiserverrl.client.batches import joined, num_rows, rows_of_batch
+from multiserverrl.client.batches import joined, merged, num_rows, rows_of_batch
 from multiserverrl.client.envs import (
     DEFAULT_TIMEOUT_S,
     LaneEnvs,
@@ -88,7 +88,7 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
         ends = np.cumsum([lane.num_envs for lane in self._lanes]).tolist()
         self._rows = [slice(end - lane.num_envs, end) for lane, end in zip(self._lanes, ends, strict=True)]
         for lane, rows in zip(self._lanes, self._rows, strict=True):
-            lane.first_row = rows.start
+            lane.stand_at(rows.start, num_envs)
         self._only = self._lanes[0] if len(self._lanes) == 1 else None
         first = self._remotes[0]
         self._is_fixed = self._lanes[0].layout.is_fixed
@@ -369,10 +369,8 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
                 return self._infos_of_ends(finals) if finals else {}
             for row, final in finals.items():
                 rows[row] = {"final_obs": final, "final_info": {}, **rows.get(row, {})}
-            infos: dict[str, Any] = {}
-            for row, info in sorted(rows.items()):
-                infos = self._add_info(infos, info, row)
-            return infos
+            told: dict[str, Any] = merged(self._add_info, rows)
+            return told
         finally:
             self.num_envs = whole
 

@@ -25,6 +25,7 @@ from multiserverrl.errors import MisuseError, MultiServerRLError, ServerFull, Wi
 from multiserverrl.server import jsonrequests, openapi
 from multiserverrl.server.auth import Door
 from multiserverrl.server.limits import TooLarge
+from multiserverrl.server.openapischemas import FRAME_TYPE
 from multiserverrl.server.requests import Requests
 from multiserverrl.server.sessions import LiveSession, Sessions
 from multiserverrl.server.stream import Stream, address_of
@@ -32,11 +33,10 @@ from multiserverrl.wire import frames
 from multiserverrl.wire.jsonvalues import to_json
 from multiserverrl.wire.messages import PROTOCOL_VERSION, Close, Open, Refused, Rendered
 from multiserverrl.wire.messages import Request as WireRequest
-from multiserverrl.wire.trees import unpack_tree
+from multiserverrl.wire.trees import unpack_rows
 
 __all__ = ["FRAME_TYPE", "STREAM_PATH", "make_app"]
 
-FRAME_TYPE = "application/vnd.multiserverrl.frame"
 STREAM_PATH = "/v1/stream"
 SECRET_HEADER = "session-secret"
 _MOST_OPENING_BYTES = 1 << 20  # of a body that comes without a session's secret
@@ -217,10 +217,10 @@ class _Routes:
 
 def _rendered(answer: Rendered, env: str) -> Response:
     """An image as PNG, text as text, anything else as JSON."""
-    shown = {row: frame for part in answer.frames for row, frame in unpack_tree(part).items()}
-    if not env.isdecimal() or int(env) not in shown:
+    shown = {str(row): frame for row, frame in unpack_rows(answer.frames).items()}
+    if env not in shown:
         raise MisuseError(f"?env= must name one of the envs 0 to {len(shown) - 1}, not {env[:20]!r}")
-    frame = shown[int(env)]
+    frame = shown[env]
     if isinstance(frame, list) and frame and isinstance(frame[-1], np.ndarray):
         frame = frame[-1]
     if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim in (2, 3):
