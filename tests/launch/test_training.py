@@ -15,7 +15,7 @@ import gymnasium
 import psutil
 import pytest
 
-from multiserverrl.errors import CheckpointError, ConfigError, RunError
+from multiserverrl.errors import CheckpointError, ConfigError, RunError, ServerUnreachable
 from multiserverrl.launch import cast, roles
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.evaluating import evaluate
@@ -26,6 +26,8 @@ from multiserverrl.launch.status import Status
 from multiserverrl.launch.training import Outcome, train
 from multiserverrl.observe.metrics import read_metrics
 from multiserverrl.observe.rundir import RunDir
+from multiserverrl.server.config import ServerConfig
+from multiserverrl.server.run import RunningServer, start_server
 from multiserverrl.train.checkpoint import load_newest
 from multiserverrl.train.config import TrainConfig
 
@@ -76,6 +78,13 @@ def plays(child: psutil.Process, role: str) -> bool:
         return any(role in word for word in child.cmdline())
     except psutil.ZombieProcess:
         return False
+
+
+def end_for_good(server: RunningServer) -> None:
+    """The fronts killed, their ports closed, as when the parent is killed."""
+    for front in server._fronts:
+        front.child.kill()
+        front.listener.close()
 
 
 def impatient(most_restarts: int) -> Callable[[RunPlan], list[Role]]:
@@ -191,7 +200,7 @@ def test_a_learner_that_dies_too_often_ends_the_run_and_the_last_checkpoint_is_n
         return any((tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
 
     script = Script(lambda: kill_child("entries:learner"), when=has_checkpoint)
-    with pytest.raises(RunError, match="the learner died once; the last time: the learner died by signal SIGKILL"):
+    with pytest.raises(RunError, match="the learner died 1 times in a row"):
         train_in(tmp_path / "run", TrainConfig(**{**vars(TINY), "checkpoint_every_s": 0.1}), script)
     assert script.lines[-1].endswith(f"go on with: multiserverrl train --resume {tmp_path / 'run'}")
 
@@ -226,6 +235,42 @@ def test_a_run_that_is_stopped_while_its_learner_stands_still_has_its_last_check
     outcome = train_in(tmp_path / "run", TINY, nurse)
     assert outcome.exit_code == 128 + signal.SIGTERM
     assert load_newest(tmp_path / "run" / "checkpoints") is not None
+
+
+def test_an_explorer_that_dies_too_often_ends_the_run_in_order_with_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cast, "cast_of", impatient(0))
+    script = Script(lambda: kill_child("entries:explorer"), when=lambda status: status.updates > 0)
+    with pytest.raises(RunError, match="the explorer-0 died 1 times in a row"):
+        train_in(tmp_path / "run", TINY, script)
+    checkpoint = load_newest(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.state["updates"] > 0
+    assert script.lines[-1].endswith(f"go on with: multiserverrl train --resume {tmp_path / 'run'}")
+
+
+def test_a_front_killed_while_a_run_learns_is_replaced_and_the_run_goes_on(tmp_path: Path) -> None:
+    script = Script(lambda: kill_child("run_front"), when=lambda status: status.updates > 0)
+    launch = LaunchConfig("CartPole-v1", count=4, run_dir=str(tmp_path / "run"))
+    outcome = train(launch, replace(TINY, episodes=40), script)
+    assert script.has_acted
+    assert outcome.result is not None
+    assert outcome.result["episodes"] == 4 * 40
+    assert not any("died" in line for line in script.lines), "no process of the run ended for it"
+
+
+def test_a_server_that_is_gone_for_good_ends_the_run_with_a_checkpoint_and_its_address(tmp_path: Path) -> None:
+    server = start_server(ServerConfig(env_ids=("CartPole-v1",), port=0, count=6))
+    try:
+        script = Script(lambda: end_for_good(server), when=lambda status: status.updates > 0)
+        launch = LaunchConfig(port=int(server.url.rpartition(":")[2]), count=4, run_dir=str(tmp_path / "run"))
+        with pytest.raises(ServerUnreachable, match=server.url.rpartition(":")[2]):
+            train(launch, replace(TINY, reopen_s=0.2), script)
+    finally:
+        server.stop()
+    assert load_newest(tmp_path / "run" / "checkpoints") is not None
+    assert script.lines[-1].endswith(f"go on with: multiserverrl train --resume {tmp_path / 'run'}")
 
 
 def test_a_process_that_always_fails_ends_the_run_with_its_last_words(

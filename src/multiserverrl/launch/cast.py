@@ -142,8 +142,7 @@ class Cast:
         if player.ready_at_s is not None and now_s - player.ready_at_s > STABLE_AFTER_S:
             player.restarts = 0
         if player.restarts >= role.most_restarts:
-            times = f"{player.restarts + 1} times in a row" if player.restarts else "once"
-            raise RunError(f"the {role.name} died {times}; the last time: {error}")
+            raise RunError(f"the {role.name} died {player.restarts + 1} times in a row; the last time: {error}")
         wait_s = min(FIRST_WAIT_S * 2**player.restarts, LONGEST_WAIT_S)
         player.restarts += 1
         player.born_again_at_s = now_s + wait_s
