@@ -144,10 +144,17 @@ class Unauthorized(PeerError):
 
 
 class ServerFull(PeerError):
-    """No environment is free; the message says who holds them, and until when."""
+    """No environment is free; the message says who holds them, and until when.
+
+    `retry_after_s` is when to try again, where the server knows it; not sent with a message.
+    """
 
     code = "full"
     http_status = 503
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class SessionLost(PeerError):

@@ -10,10 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.error import AlreadyPendingCallError
 
 from multiserverrl.client.env import VirtualEnv
 from multiserverrl.client.vector import VirtualVectorEnv
-from multiserverrl.errors import PeerError, ServerFull, ServerUnreachable, SessionLost, SessionTaken, WireError
+from multiserverrl.errors import (
+    PeerError,
+    SeqError,
+    ServerFull,
+    ServerUnreachable,
+    SessionLost,
+    SessionTaken,
+    WireError,
+)
 from multiserverrl.testing.contract import assert_same
 from multiserverrl.testing.envs import Scripted, count_of
 from multiserverrl.testing.relay import Cut, Relay
@@ -169,10 +178,31 @@ def test_a_ctrl_c_in_a_step_loses_nothing_that_the_next_reset_needs(url: str, co
     with pytest.raises(KeyboardInterrupt):
         env.step(0)
     timer.join()
+    with pytest.raises(SeqError, match=r"interrupted.*reset\(\) goes on"):
+        env.step(0)
     env.reset(seed=1, options={"length": LONG, "path": counter})
     assert_same([env.step(step % 2) for step in range(3)], local_steps(3))
     assert count_of(counter) == 4
     env.close()
+
+
+def test_a_ctrl_c_in_a_vectors_step_leaves_its_answer_to_step_wait_and_a_masked_reset_does_not_drop_it(
+    url: str,
+) -> None:
+    envs = VirtualVectorEnv(url, SCRIPTED, 2)
+    envs.reset(seed=1, options={"length": LONG, "how": "sleep", "at": 1, "sleep_s": 0.4})
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        envs.step(np.zeros(2, np.int64))
+    timer.join()
+    with pytest.raises(AlreadyPendingCallError, match=r"step_wait\(\).*reset\(\) drops it"):
+        envs.step(np.zeros(2, np.int64))
+    with pytest.raises(AlreadyPendingCallError, match="take their answers"):
+        envs.reset(options={"reset_mask": np.array([True, False])})
+    assert envs.step_wait()[0][:, 0].tolist() == [1, 1]
+    assert envs.reset(options={"reset_mask": np.array([True, False])})[0][:, 0].tolist() == [0, 1]
+    envs.close()
 
 
 def test_a_client_that_was_cut_off_still_frees_its_envs_when_it_closes() -> None:
@@ -250,7 +280,7 @@ def test_when_the_front_was_killed_the_session_is_lost_and_reset_opens_another()
 
 
 def test_a_server_that_is_gone_for_good_is_a_lost_session_and_then_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multiserverrl.client.link._REFUSED_BUDGET_S", 0.1)
+    monkeypatch.setattr("multiserverrl.client.retries.REFUSED_S", 0.1)
     with serving(SCRIPTED, count=1) as server:
         env = VirtualEnv(server.url)
         env.reset(seed=1)

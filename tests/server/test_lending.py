@@ -22,7 +22,7 @@ from multiserverrl.testing.threaded import serving_from_thread
 from multiserverrl.wire import frames
 from multiserverrl.wire.messages import Close, Refused, Render, Reset, Step, Stepped
 from multiserverrl.wire.trees import pack_tree, unpack_tree
-from multiserverrl.wire.websocket import PING, PONG, frame_head
+from multiserverrl.wire.websocket import BINARY, PING, PONG, frame_head
 from tests.server.support import RawSession, request
 
 SCRIPTED = "multiserverrl.testing.envs:Scripted"
@@ -240,3 +240,20 @@ def test_a_session_that_is_closed_while_its_request_runs_is_not_lent_again() -> 
         closing.join(20)
         assert told == [200]
         session.connection.close()
+
+
+def test_a_repeat_that_waited_for_its_step_is_answered_before_the_connection_is_lent(server: RunningServer) -> None:
+    with raw(server) as session:
+        stale = frames.encode(Reset(0, 1))
+        session.ask_raw(stale)
+        for seq in range(2, 20):
+            step = frames.encode(Step(0, seq), bytes(8))
+            # what is stale takes the connection back to the front, with all that has come behind it
+            session.connection._socket.sendall(
+                b"".join(
+                    session.connection._frame(BINARY, one) for one in (frames.encode(Reset(0, seq - 2)), step, step)
+                )
+            )
+            assert frames.decode_answer(session.connection.receive())[0].code == "seq"  # type: ignore[union-attr]
+            first = bytes(session.connection.receive())
+            assert bytes(session.connection.receive()) == first

@@ -299,10 +299,10 @@ sys.meta_path.insert(0, Hidden())
     ("names", "more"),
     [
         (["uvloop"], ""),
-        (["uvloop", "httptools"], "import os\ndel os.memfd_create"),
+        (["uvloop"], "import os\ndel os.memfd_create"),
         ([], "sys.platform = 'linux2'"),  # no PDEATHSIG
     ],
-    ids=["no uvloop", "no httptools, no memfd", "no PDEATHSIG"],
+    ids=["no uvloop", "no uvloop, no memfd", "no PDEATHSIG"],
 )
 def test_without_the_parts_of_linux_it_serves_all_the_same(names: list[str], more: str, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(HIDE.format(names=names, more=more))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multiserverrl.wire.websocket import BINARY, PING, TEXT, frame_head, next_message, unmasked
+from multiserverrl.wire.websocket import BINARY, PING, TEXT, frame_head, next_message, unmask, unmasked
 
 KEYS = st.binary(min_size=4, max_size=4)
 SIZES = st.sampled_from([0, 1, 3, 125, 126, 127, 65535, 65536, 70001])
@@ -55,3 +55,11 @@ def test_a_head_is_as_short_as_its_size_allows() -> None:
     assert frame_head(BINARY, 125) == bytes((0x82, 125))
     assert frame_head(BINARY, 126) == struct.pack("!BBH", 0x82, 126, 126)
     assert frame_head(BINARY, 1 << 16) == struct.pack("!BBQ", 0x82, 127, 1 << 16)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 1 << 18, 2 * (1 << 18) + 5])
+def test_a_payload_is_unmasked_in_place_to_the_same(size: int) -> None:
+    payload = bytes(index * 7 % 251 for index in range(size))
+    content = bytearray(unmasked(b"1234", payload))
+    unmask(b"1234", memoryview(content))
+    assert content == payload

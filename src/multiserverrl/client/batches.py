@@ -10,8 +10,9 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 
 from multiserverrl.errors import ActionError
 from multiserverrl.wire.arrays import is_fixed
+from multiserverrl.wire.trees import unpack_tree
 
-__all__ = ["joined", "num_rows", "rows_of_batch"]
+__all__ = ["joined", "num_rows", "rows_of", "rows_of_batch"]
 
 
 def joined(space: Any, parts: list[Any], *, is_fixed: bool) -> Any:
@@ -54,3 +55,11 @@ def num_rows(space: Space[Any], actions: Any) -> int:
         return len(actions)
     except (TypeError, KeyError, IndexError, StopIteration) as error:
         raise ActionError(f"these are no batched actions of {space}: {error!r}") from error
+
+
+def rows_of(parts: list[bytes]) -> dict[int, Any]:
+    """{row: value} of the trees of an answer, in the rows' order."""
+    found: dict[int, Any] = {}
+    for part in parts:
+        found.update(unpack_tree(part))
+    return dict(sorted(found.items())) if len(parts) > 1 else found

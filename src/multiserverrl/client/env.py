@@ -10,7 +10,7 @@ from gymnasium.error import ResetNeeded
 
 from multiserverrl.client.envs import DEFAULT_TIMEOUT_S, RemoteConfig, RemoteEnvs
 from multiserverrl.client.specs import HasSpec
-from multiserverrl.errors import ActionError, EnvFault, SessionLost
+from multiserverrl.errors import ActionError, EnvFault, SeqError, SessionLost
 from multiserverrl.wire.trees import pack_tree
 
 __all__ = ["VirtualEnv"]
@@ -22,13 +22,19 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
     `env_id` may be left out where the server serves just one. `arguments` go to the env's constructor
     as far as the server's operator allows. Every step happens at most once, however often the wire breaks.
 
+    `on_lost`: "raise" SessionLost when the server no longer knows the session, or "truncate" the episode: the last
+    observation, reward 0, `truncated`, and the cause in `info["multiserverrl"]["lost"]`, of a step that no env took (do
+    not learn from it). A new session is open by then; ServerUnreachable or ServerFull when none opens for `timeout_s`.
+
     Where client and server are on one host, large observations come by shared memory, and by TCP where that cannot
     be (`uses_shared_memory` says which); `shared_memory=False` leaves them to TCP.
     `compression` (zstd): None where the server is on another host, "zstd" or True wherever it grants it, False never.
     `checksum`: every message bears one, so that bits that flip on the way are a broken connection and no wrong step.
 
-    `timeout_s`: how long an answer may take before the connection is taken for broken and made anew. A server that
-    stays silent is given up, as SessionLost, after the session's time to live or twice `timeout_s`, if that is longer.
+    `timeout_s`: how long an answer may take before the connection is taken for broken and made anew. From then on a
+    server that cannot be reached is given up, as SessionLost, when its session has outlived its time to live (after
+    5 s where nobody listens any more), one that takes connections and stays silent after 2 `timeout_s`, if that is
+    longer; each within one try, which takes `timeout_s` at most (client/retries.py).
 
     A pickled (or copied) one opens a session of its own, without `owner`, where it is unpickled; reset() it
     first. A token that was given is in the pickle, one from the environment is not. `np_random` is a generator
@@ -47,6 +53,7 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
         *,
         render_mode: str | None = None,
         on_fault: str = "raise",
+        on_lost: str = "raise",
         owner: str | None = None,
         wait_s: float = 0.0,
         token: str | None = None,
@@ -57,19 +64,10 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
         arguments: dict[str, Any] | None = None,
     ) -> None:
         config = RemoteConfig(
-            env_id,
-            "none",
-            render_mode,
-            on_fault,
-            owner,
-            wait_s,
-            token,
-            timeout_s,
-            arguments,
-            shared_memory,
-            compression,
-            checksum,
-        )
+            env_id=env_id, autoreset_mode="none", render_mode=render_mode, on_fault=on_fault, owner=owner,
+            wait_s=wait_s, token=token, timeout_s=timeout_s, arguments=arguments, shared_memory=shared_memory,
+            compression=compression, checksum=checksum, on_lost=on_lost,
+        )  # fmt: skip
         self._url = url
         self._remote = RemoteEnvs(url, [1], config)
         self._lane = self._remote.lanes[0]
@@ -83,7 +81,10 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
         self._is_closed = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; `seed` and `options` reach the real env. After SessionLost it opens a new session."""
+        """Begin an episode; `seed` and `options` reach the real env. After SessionLost it opens a new session.
+
+        A step that a Ctrl-C interrupted is waited for, and its answer dropped.
+        """
         super().reset(seed=seed)
         remote = self._open()
         self._needs_reset = True
@@ -101,12 +102,15 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
         if self._needs_reset:
             raise ResetNeeded("Cannot call env.step() before calling env.reset()")
         lane = self._lane
-        if lane.codec.layout is None:
-            if not self.action_space.contains(action):
-                raise ActionError(f"action is not a member of {self.action_space}: {str(action)[:80]}")
-            lane.send_packed(b"", pack_tree([action]))
-        else:
-            lane.send_packed(lane.codec.pack_one(action))
+        try:
+            if lane.codec.layout is None:
+                if not self.action_space.contains(action):
+                    raise ActionError(f"action is not a member of {self.action_space}: {str(action)[:80]}")
+                lane.send_packed(b"", pack_tree([action]))
+            else:
+                lane.send_packed(lane.codec.pack_one(action))
+        except SeqError:
+            raise SeqError("the step before was interrupted, and its answer not taken: reset() goes on") from None
         try:
             return lane.take_only()
         except EnvFault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,8 +11,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
+from multiserverrl.client.batches import rows_of
 from multiserverrl.client.coding import Wanted
 from multiserverrl.client.link import Link
+from multiserverrl.client.lost import TruncatingLink, patiently
 from multiserverrl.client.transport import Address
 from multiserverrl.errors import ActionError, ConfigError, EnvFault, SessionLost, SessionTaken, SpaceError, WireError
 from multiserverrl.memory import host_id
@@ -20,13 +23,13 @@ from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import BatchLayout, StepLayout
 from multiserverrl.wire.messages import AUTORESET_MODES, PROTOCOL_VERSION, Call, Open, Render, Reset, Step, Stepped
 from multiserverrl.wire.spaces import restore_space
-from multiserverrl.wire.trees import pack_tree, unpack_tree
+from multiserverrl.wire.trees import pack_tree
 
-__all__ = ["LaneEnvs", "RemoteConfig", "RemoteEnvs", "Taken", "autoreset_of", "rows_at", "rows_of"]
+__all__ = ["LaneEnvs", "RemoteConfig", "RemoteEnvs", "Taken", "autoreset_of", "rows_at"]
 
 Array = NDArray[Any]
 DEFAULT_TIMEOUT_S = 180.0  # a step deadline of 30 s, an env worker's new start of 120 s, and some
-_FAULT_POLICIES = ("raise", "truncate")
+_POLICIES = ("raise", "truncate")  # of what ends an episode that is no step of its env
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,21 @@ class RemoteConfig:
     shared_memory: bool = True
     compression: bool | str | None = None
     checksum: bool = False
+    on_lost: str = "raise"
 
     def __post_init__(self) -> None:
+        for name, kind in (("env_id", str), ("render_mode", str), ("owner", str), ("token", str), ("arguments", dict)):
+            if not isinstance(getattr(self, name), (kind, type(None))):
+                got = type(getattr(self, name)).__name__  # never the value: it may be a token
+                raise ConfigError(f"{name} must be a {kind.__name__} or None, not a {got}")
+        if not _is_seconds(self.timeout_s) or self.timeout_s == 0:
+            raise ConfigError(f"timeout_s must be a number of seconds, more than 0, not {self.timeout_s!r}")
+        if not _is_seconds(self.wait_s):
+            raise ConfigError(f"wait_s must be a number of seconds, at least 0, not {self.wait_s!r}")
         self.wanted()
-        if self.on_fault not in _FAULT_POLICIES:
-            raise ConfigError(f"on_fault must be one of {', '.join(_FAULT_POLICIES)}, not {self.on_fault!r}")
+        for name in ("on_fault", "on_lost"):
+            if getattr(self, name) not in _POLICIES:
+                raise ConfigError(f"{name} must be one of {', '.join(_POLICIES)}, not {getattr(self, name)!r}")
         if self.render_mode == "human":
             raise ConfigError(
                 "render_mode='human' would open its window at the server; use 'rgb_array', "
@@ -74,6 +87,10 @@ class RemoteConfig:
         )  # fmt: skip
 
 
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 class RemoteEnvs:
     """The envs of one session; `lanes` are their disjoint groups, each with one request in flight at most."""
 
@@ -91,7 +108,8 @@ class RemoteEnvs:
         self.lanes = [LaneEnvs(self, index, size) for index, size in enumerate(lanes)]
 
     def _opened(self) -> Link:
-        return Link(self.address, self._request, timeout_s=self.config.timeout_s, wanted=self.config.wanted())
+        kind = TruncatingLink if self.config.on_lost == "truncate" else Link
+        return kind(self.address, self._request, timeout_s=self.config.timeout_s, wanted=self.config.wanted())
 
     def ensure_open(self) -> None:
         """In the child of a fork, open a session of its own."""
@@ -102,7 +120,8 @@ class RemoteEnvs:
     def reopen(self) -> None:
         """Open a new session in place of one that was lost."""
         self.link.close()
-        self.link = self._opened()
+        is_patient = self.config.on_lost == "truncate"
+        self.link = patiently(self._opened, self.config.timeout_s) if is_patient else self._opened()
         if self.link.opened.env != self.env:
             self.link.close()
             raise SpaceError(f"{self.address} serves another {self.env.env_id} than before; make a new virtual env")
@@ -280,14 +299,6 @@ def _raise_fault(infos: dict[int, dict[str, Any]], first_row: int) -> None:
 def rows_at(first: int, rows: dict[int, Any]) -> dict[int, Any]:
     """The rows of one lane as rows of a batch in which the lane begins at `first`."""
     return {first + row: value for row, value in rows.items()} if first else rows
-
-
-def rows_of(parts: list[bytes]) -> dict[int, Any]:
-    """{row: value} of the trees of an answer, in the rows' order."""
-    found: dict[int, Any] = {}
-    for part in parts:
-        found.update(unpack_tree(part))
-    return dict(sorted(found.items())) if len(parts) > 1 else found
 
 
 def autoreset_of(mode: str | AutoresetMode) -> tuple[str, AutoresetMode]:

@@ -1,7 +1,7 @@
 """A session at the client: connect, number requests, and go on after the connection broke.
 
 The only place that sends a request again, and always with the same seq: the server answers it once
-(see wire/session). What cannot be gone on with is SessionLost.
+(see wire/session). For how long, says `retries`. What cannot be gone on with is SessionLost.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import random
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from multiserverrl.client.coding import Wanted, connect
+from multiserverrl.client.leaving import end_session
+from multiserverrl.client.retries import Budgets, Failure, Outage, failure_of
 from multiserverrl.client.shared import SharedBodies
 from multiserverrl.client.transport import Address, Connection, ConnectionEnded
 from multiserverrl.errors import (
@@ -46,10 +46,9 @@ __all__ = ["Link"]
 _CLOSED_FENCED = 4001
 _CLOSED_TOO_LARGE = 1009
 _CLOSED_FOR_GOOD = (1002, 1003, 1007, 1008, 4002)  # our bytes are not taken: sending them again changes nothing
-_REFUSED_BUDGET_S = 5.0  # nobody listens: the server is gone, and with it the session
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 2.0
+_DOUBTFUL = (_CLOSED_TOO_LARGE, *_CLOSED_FOR_GOOD)
 _CLOSE_TIMEOUT_S = 5.0
-_DOUBTFUL, _DOUBTS = (_CLOSED_TOO_LARGE, *_CLOSED_FOR_GOOD), 3
+_LEAVE_TIMEOUT_S = 0.5  # a process that ends does not wait long for a server that may be gone
 
 
 class Link:
@@ -62,26 +61,27 @@ class Link:
         self._connection: Connection | None = None
         self._arrived: dict[int, tuple[Any, memoryview]] = {}
         self._ended: MultiServerRLError | None = None  # why nothing can be asked of this session any more
-        self._outage: _Outage | None = None  # since when the connection has not given an answer
+        self._outage: Outage | None = None  # since when the connection has not given an answer
         self.reconnects = 0
         self._process = os.getpid()
         self._open()
         Link._all.add(self)
 
     def _open(self) -> None:
-        self._connection = connect(self.address, self._timeout_s, self._wanted)
         try:
+            connection = self._connection = connect(self.address, self._timeout_s, self._wanted)
             # waiting for free envs, and making them, may take longer than a step
-            self._connection.set_timeout(self._request.wait_s + self._timeout_s)
-            self._connection.send(frames.encode(self._request))
+            connection.set_timeout(self._request.wait_s + self._timeout_s)
+            connection.send(frames.encode(self._request))
             answer = self._first_answer(Opened)
-            self._connection.set_timeout(self._timeout_s)
-        except TimeoutError as error:
-            self._drop()
-            raise ServerUnreachable(f"{self.address} did not open a session within {self._timeout_s:.0f} s") from error
+            connection.set_timeout(self._timeout_s)
         except BaseException as error:
             self._drop()
-            if isinstance(error, ConnectionEnded):
+            if isinstance(error, TimeoutError):
+                raise ServerUnreachable(
+                    f"{self.address} did not open a session within {self._timeout_s:.0f} s"
+                ) from error
+            if isinstance(error, OSError) and not isinstance(error, ServerUnreachable):
                 raise ServerUnreachable(
                     f"{self.address} closed the connection while a session was opened: {error}"
                 ) from error
@@ -133,7 +133,7 @@ class Link:
         answer, body = self._arrived.pop(lane)
         if type(answer) is Refused:
             refusal = _error_of(answer)
-            raise self._end(refusal) if isinstance(refusal, (SessionLost, SessionTaken)) else refusal
+            raise self._give_up(refusal) if isinstance(refusal, (SessionLost, SessionTaken)) else refusal
         return answer, body
 
     def receive_any(self, lanes: Iterable[int]) -> int:
@@ -159,6 +159,14 @@ class Link:
         """For selectors; None while the connection is broken."""
         return None if self._connection is None else self._connection.fileno()
 
+    def look_out(self, waited_s: float, silent_s: float) -> None:
+        """For who has waited so long by `fileno`: a connection that is too late, or dead, is dropped."""
+        try:
+            if self._connection is not None:
+                self._connection.look_out(waited_s, silent_s)
+        except OSError:
+            self._drop()
+
     def request(self, lane: int, make: Callable[[int], Request], body: bytes = b"") -> tuple[Any, memoryview]:
         """Send, and receive the answer."""
         self.send(lane, make, body)
@@ -172,7 +180,7 @@ class Link:
         except OSError as error:
             self._drop()
             self._check_not_ended()
-            self._outage = self._outage or _Outage()
+            self._outage = self._outage or Outage(Budgets.of(self.opened.time_to_live_s, self._timeout_s))
             self._check_close_code(error)
             self._resume(error, self._outage)
         except BaseException:  # interrupted in mid-message: the connection cannot be used on
@@ -222,6 +230,10 @@ class Link:
             state.in_flight = None
         return error
 
+    def _give_up(self, error: MultiServerRLError) -> MultiServerRLError:
+        """The server, or the way to it, ended the session; not we."""
+        return self._end(error)
+
     def _check_not_ended(self) -> None:
         if self._ended is not None:
             raise type(self._ended)(str(self._ended.args[0]))
@@ -248,27 +260,27 @@ class Link:
             self._arrived[lane] = Refused(lane, state.seq, WireError.code, told), memoryview(b"")
             state.answered(state.seq, is_used=False)
 
-    def _resume(self, cause: OSError, outage: _Outage) -> None:
+    def _resume(self, cause: OSError, outage: Outage) -> None:
         """Connect again within the session's time to live, and send what is in flight again."""
         while True:
             outage.pause()
             try:
                 self._reconnect(min(self._timeout_s, self.opened.time_to_live_s))
-                if outage.lasts_s() <= max(self.opened.time_to_live_s, 2 * self._timeout_s):
+                if not outage.is_over(Failure.TIMED_OUT if isinstance(cause, TimeoutError) else Failure.CUT):
                     return
                 raise SessionLost(f"{self.address} lets us resume but has not answered for {outage.lasts_s():.0f} s")
             except OSError as error:
                 self._drop()
                 self._check_close_code(error)
-                is_refused = isinstance(error.__cause__, ConnectionRefusedError)
-                if outage.lasts_s() > (_REFUSED_BUDGET_S if is_refused else self.opened.time_to_live_s):
-                    raise self._end(
+                if outage.is_over(failure_of(error)):
+                    raise self._give_up(
                         SessionLost(
-                            f"the connection to {self.address} broke ({cause}) and could not be made again: {error}"
+                            f"the connection to {self.address} broke ({cause}) and could not be made again "
+                            f"for {outage.lasts_s():.0f} s: {error}"
                         )
                     ) from error
             except MultiServerRLError as error:
-                raise self._end(error) from None
+                raise self._give_up(error) from None
             except BaseException:
                 self._drop()
                 raise
@@ -306,11 +318,16 @@ class Link:
             self._end(SessionLost("this session was closed"))
 
     def leave(self) -> None:
-        """Ask for the session's end without waiting for anything; for the end of the process."""
+        """Ask for the session's end without waiting for it; for the end of the process.
+
+        By plain HTTP where no lane is free to ask on (a Ctrl-C came in mid-step) or the connection is broken.
+        """
         idle = next((index for index, lane in enumerate(self.lanes) if lane.in_flight is None), None)
-        if self._connection is not None and idle is not None:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if self._connection is not None and idle is not None:
                 self._connection.send(frames.encode(Close(idle, self.lanes[idle].next_seq)))
+            else:
+                end_session(self.address, self.opened.session, self.opened.secret, _LEAVE_TIMEOUT_S)
         self._end(SessionLost("this process is ending"))
 
     def __del__(self) -> None:
@@ -350,26 +367,6 @@ class Link:
     def is_forgotten(self) -> bool:
         """Whether this is the child of a fork, and the session its parent's."""
         return self._process != os.getpid()
-
-
-class _Outage:
-    """How long a connection has been broken, and the pauses between the tries to make it again."""
-
-    def __init__(self) -> None:
-        self._began, self._pause_s, self._doubts = time.monotonic(), 0.0, 0
-
-    def lasts_s(self) -> float:
-        return time.monotonic() - self._began
-
-    def is_doubted(self) -> bool:
-        """Whether what the server says of our bytes is not believed yet."""
-        self._doubts += 1
-        return self._doubts <= _DOUBTS
-
-    def pause(self) -> None:
-        """None before the first try."""
-        time.sleep(self._pause_s * random.uniform(0.5, 1.0))
-        self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
 
 
 def _error_of(refused: Refused) -> MultiServerRLError:

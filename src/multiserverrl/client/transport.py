@@ -16,7 +16,6 @@ import select
 import socket
 import ssl
 import struct
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +23,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from multiserverrl.errors import ConfigError, PeerError, ServerUnreachable, WireError, error_for
+from multiserverrl.client.patience import ConnectionEnded, PatientSocket, keep_asking
+from multiserverrl.errors import ConfigError, ServerUnreachable, WireError, error_for
 
 __all__ = ["Address", "Connection", "ConnectionEnded", "Socket", "fetch_json", "is_same_host"]
 
@@ -36,17 +36,8 @@ _ACCEPT_SALT = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _CONTINUATION, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x2, 0x8, 0x9, 0xA
 _CHUNK_BYTES = 1 << 16
 _LEAST_ROOM_BYTES = 1 << 12
+_TRY_S = 2.0  # to connect; then it is tried anew, as the system repeats a lost SYN ever more seldom
 _AWAKE_NS = 150_000  # as long as an env worker stays awake for us (serve --awake-us)
-
-
-class ConnectionEnded(PeerError, ConnectionError):
-    """The WebSocket was closed; `close_code` is what the server said, 1006 when it said nothing."""
-
-    code = "connection_ended"
-
-    def __init__(self, message: str, close_code: int = 1006) -> None:
-        super().__init__(message)
-        self.close_code = close_code
 
 
 @dataclass(frozen=True)
@@ -61,6 +52,8 @@ class Address:
     @classmethod
     def parse(cls, url: str, token: str | None = None) -> Address:
         """`http://host:port` or https; the token defaults to MULTISERVERRL_TOKEN. ConfigError for another URL."""
+        if not isinstance(url, str):
+            raise ConfigError(f"the address of an env server is a text like http://localhost:1800, not {url!r}")
         parts = urlsplit(url if "//" in url else f"http://{url}")
         try:
             port = parts.port
@@ -69,6 +62,11 @@ class Address:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.username:
             raise ConfigError(f"{url!r} is not the address of an env server; it looks like http://localhost:1800")
         token = token or os.environ.get(TOKEN_VARIABLE) or None
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ConfigError(
+                f"the token (token=, or {TOKEN_VARIABLE}) has a character in it that no header can bear; "
+                "is there a line break at its end?"
+            )
         return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 1800), token)
 
     @property
@@ -86,7 +84,7 @@ class Address:
     def connect(self, timeout_s: float) -> socket.socket:
         """A connected socket, TCP_NODELAY, TLS where the scheme says so; ServerUnreachable when nobody answers."""
         try:
-            connected = socket.create_connection((self.host, self.port), timeout_s)
+            connected = _reach(self.host, self.port, timeout_s)
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.scheme == "https":
                 return ssl.create_default_context().wrap_socket(connected, server_hostname=self.host)
@@ -96,6 +94,21 @@ class Address:
                 f"nobody answers at {self} ({error.strerror or error}); start a server there: "
                 f"multiserverrl serve ENV_ID --host {self.host} --port {self.port}"
             ) from error
+
+
+def _reach(host: str, port: int, timeout_s: float) -> socket.socket:
+    until = time.monotonic() + timeout_s
+    while True:
+        left_s = until - time.monotonic()
+        try:
+            connected = socket.create_connection((host, port), min(_TRY_S, max(left_s, 0.001)))
+        except TimeoutError:
+            if left_s <= _TRY_S:
+                raise
+        else:
+            connected.settimeout(timeout_s)
+            keep_asking(connected)
+            return connected
 
 
 def is_same_host(connected: socket.socket) -> bool:
@@ -135,7 +148,7 @@ def _checked_json(content: bytes, status: int, address: Address) -> Any:
     return decoded
 
 
-class Connection:
+class Connection(PatientSocket):
     """One WebSocket. `send` and `receive` raise OSError (ConnectionEnded among them) when it breaks.
 
     `connected`: the socket, where there is one already. `headers`: further ones for the handshake.
@@ -148,7 +161,7 @@ class Connection:
         connected: socket.socket | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        self._socket = connected or address.connect(timeout_s)
+        super().__init__(connected or address.connect(timeout_s), timeout_s)
         self.headers: dict[str, str] = {}  # of the server's answer to the handshake
         self._waiting = bytearray()
         self._head_bytes, self._room = 4, _LEAST_ROOM_BYTES
@@ -161,27 +174,9 @@ class Connection:
             self._socket.close()
             raise
 
-    def fileno(self) -> int:
-        """For selectors."""
-        return self._socket.fileno()
-
-    def set_timeout(self, timeout_s: float) -> None:
-        """How long one `receive` may wait for the next bytes; a TimeoutError says that it was longer."""
-        if isinstance(self._socket, ssl.SSLSocket) or sys.platform == "win32":
-            self._socket.settimeout(timeout_s)
-            return
-        # the kernel's own time-out saves a poll() on every receive
-        self._socket.settimeout(None)
-        value = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
-
     def send(self, message: bytes) -> None:
         """One binary message."""
-        try:
-            self._socket.sendall(self._frame(_BINARY, message))
-        except BlockingIOError as error:
-            raise TimeoutError("the server does not read") from error
+        self._send(self._frame(_BINARY, message))
 
     def receive(self) -> memoryview:
         """The next binary message, in a buffer of its own; pings are answered on the way."""
@@ -199,7 +194,7 @@ class Connection:
                 if is_last:
                     return memoryview(bytearray(b"".join(parts)))
             elif opcode == _PING:
-                self._socket.sendall(self._frame(_PONG, bytes(payload)))
+                self._send(self._frame(_PONG, bytes(payload)))
             elif opcode == _CLOSE:
                 code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
                 raise ConnectionEnded(
@@ -219,9 +214,10 @@ class Connection:
         if self._is_awake:
             self._stay_awake(began + _AWAKE_NS)
         try:
-            end = begin + self._received(self._socket.recv_into(memoryview(buffer)[begin:]))
-        except BlockingIOError as error:
-            raise TimeoutError("no answer in time") from error
+            count = self._socket.recv_into(memoryview(buffer)[begin:])
+        except (BlockingIOError, TimeoutError):
+            count = self._read_late(memoryview(buffer)[begin:])
+        end = begin + self._received(count)
         self._is_awake = self._poll is not None and time.monotonic_ns() - began < _AWAKE_NS
         start, size = _head(buffer, begin, end)
         if not start or begin + start + size != end:
@@ -301,23 +297,13 @@ class Connection:
         self._waiting = bytearray()
         view, got = memoryview(whole), here
         while got < size:
-            got += self._received(self._socket.recv_into(view[got:]))
+            got += self._read_into(view[got:])
         return view
 
     def _fill(self, size: int) -> None:
         while len(self._waiting) < size:
-            try:
-                part = self._socket.recv(_CHUNK_BYTES)
-            except BlockingIOError as error:
-                raise TimeoutError("no answer in time") from error
-            self._received(len(part))
-            self._waiting += part
-
-    @staticmethod
-    def _received(count: int) -> int:
-        if not count:
-            raise ConnectionEnded("the connection was cut")
-        return count
+            room = memoryview(bytearray(_CHUNK_BYTES))
+            self._waiting += room[: self._read_into(room)]
 
     def _upgrade(self, address: Address, further: dict[str, str]) -> None:
         """RFC 6455, 4.1; a refusal is raised as the error that its JSON names."""
@@ -332,7 +318,7 @@ class Connection:
             **further,
         }
         lines = [f"GET {STREAM_PATH} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-        self._socket.sendall("\r\n".join(lines).encode("latin-1"))
+        self._send("\r\n".join(lines).encode("latin-1"))
         while b"\r\n\r\n" not in self._waiting:
             if len(self._waiting) > _CHUNK_BYTES:
                 raise WireError(f"{address} does not answer as an env server does")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import selectors
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -26,13 +25,18 @@ from multiserverrl.client.envs import (
 from multiserverrl.client.opening import open_on
 from multiserverrl.client.resets import mask_of, seeds_of
 from multiserverrl.client.specs import HasSpec
-from multiserverrl.errors import ActionError, ConfigError, MultiServerRLError, SessionLost
+from multiserverrl.client.spread import whole_lanes
+from multiserverrl.client.waiting import some_ready
+from multiserverrl.errors import ActionError, MultiServerRLError, SeqError, SessionLost
 from multiserverrl.wire.messages import WHOLE_LANE
 from multiserverrl.wire.trees import pack_tree
 
 __all__ = ["VirtualVectorEnv"]
 
 Array = NDArray[Any]
+_STILL_STEPPING = (
+    "the step before still waits for its answer: step_wait() (of single lanes recv()) takes it, reset() drops it"
+)
 
 
 class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
@@ -40,7 +44,8 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
 
     `autoreset_mode` ("next_step", "same_step", "disabled", or Gymnasium's AutoresetMode) is carried out
     at the server, with infos as Gymnasium's own vector envs give them. `on_fault`: "raise" an EnvFault when
-    an env fails, or "truncate" its episode and say so in `infos["multiserverrl"]["fault"]`.
+    an env fails, or "truncate" its episode and say so in `infos["multiserverrl"]["fault"]`. `on_lost` is VirtualEnv's;
+    all episodes of the lost session are truncated, in `infos["multiserverrl"]["lost"]`, and go on by `autoreset_mode`.
 
     `url` may be a list: the envs are spread by each server's free capacity, in the order of the list. A server
     named k times holds k sessions, each with a connection of its own that an env worker can answer by itself.
@@ -58,6 +63,7 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         on_fault: str = "raise",
+        on_lost: str = "raise",
         owner: str | None = None,
         wait_s: float = 0.0,
         token: str | None = None,
@@ -70,20 +76,12 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
     ) -> None:
         mode, member = autoreset_of(autoreset_mode)
         config = RemoteConfig(
-            env_id,
-            mode,
-            render_mode,
-            on_fault,
-            owner,
-            wait_s,
-            token,
-            timeout_s,
-            arguments,
-            shared_memory,
-            compression,
-            checksum,
-        )
-        self._remotes = open_on([url] if isinstance(url, str) else list(url), num_envs, lanes, config)
+            env_id=env_id, autoreset_mode=mode, render_mode=render_mode, on_fault=on_fault, owner=owner,
+            wait_s=wait_s, token=token, timeout_s=timeout_s, arguments=arguments, shared_memory=shared_memory,
+            compression=compression, checksum=checksum, on_lost=on_lost,
+        )  # fmt: skip
+        self._remotes = open_on(url, num_envs, lanes, config)
+        num_envs = int(num_envs)
         self._asked: dict[str, Any] = {"url": url, "num_envs": num_envs, "lanes": lanes}
         self._asked.update(config.copied(), autoreset_mode=member.value)
         self._lanes = [lane for remote in self._remotes for lane in remote.lanes]
@@ -118,12 +116,17 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         """Reset all envs, or those of `options["reset_mask"]`; seeds as in Gymnasium (env i gets seed + i).
 
-        After SessionLost it opens a new session. Envs that the mask leaves out keep their episode; their
+        After SessionLost it opens a new session. Steps whose answers nobody took yet are waited for and their answers
+        dropped; with a mask that is an AlreadyPendingCallError, as envs that it leaves out keep their episode. Their
         observation is the one they gave last.
         """
         super().reset(seed=seed if isinstance(seed, int) else None)
         seeds = seeds_of(self.num_envs, seed)
         options, mask = mask_of(self.num_envs, options)
+        if mask is not None and not self._needs_reset and self._pending():
+            raise AlreadyPendingCallError(
+                "reset() of some envs would lose the others' steps: take their answers", "reset"
+            )
         packed = b"" if options is None else pack_tree(options)
         remotes, first = self._open(), 0
         self._is_stepping = False
@@ -153,11 +156,12 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
         if self._needs_reset:
             raise ResetNeeded("Cannot call step() before calling reset()")
         if self._is_stepping or (self._only is None and self._pending()):
-            raise AlreadyPendingCallError(
-                "Calling `step_async` while waiting for a pending call to `step` to complete", "step"
-            )
+            raise AlreadyPendingCallError(_STILL_STEPPING, "step")
         if self._only is not None:
-            self._only.send_step(actions)
+            try:
+                self._only.send_step(actions)
+            except SeqError:  # a Ctrl-C came while it was sent
+                raise AlreadyPendingCallError(_STILL_STEPPING, "step") from None
         else:
             self._send(range(len(self._lanes)), actions)
         self._is_stepping = True
@@ -194,7 +198,7 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
         """
         if self._needs_reset:
             raise ResetNeeded("Cannot call send() before calling reset()")
-        chosen, order = self._lanes_of(env_ids)
+        chosen, order = whole_lanes(self._rows, env_ids)
         if busy := [index for index in chosen if self._is_pending(index)]:
             raise AlreadyPendingCallError(f"lane {busy[0]} still steps; recv() its answer first", "send")
         self._send(chosen, actions, order)
@@ -289,19 +293,6 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
         for index, (body, tree) in zip(chosen, packed, strict=True):
             self._lanes[index].send_packed(body, tree)
 
-    def _lanes_of(self, env_ids: Iterable[int] | None) -> tuple[list[int], list[int] | None]:
-        """The lanes that these envs are, and where each of the lanes' rows stands among them (None: in order)."""
-        if env_ids is None:
-            return list(range(len(self._lanes))), None
-        listed = [int(env_id) for env_id in env_ids]
-        where = {env_id: position for position, env_id in enumerate(listed)}
-        chosen = [index for index, rows in enumerate(self._rows) if rows.start in where]
-        wanted = [row for index in chosen for row in range(self._rows[index].start, self._rows[index].stop)]
-        if len(where) != len(listed) or sorted(wanted) != sorted(listed):
-            lanes = ", ".join(f"{rows.start}-{rows.stop - 1}" for rows in self._rows)
-            raise ConfigError(f"send() steps whole lanes, each env once; the lanes are the envs {lanes}, not {listed}")
-        return chosen, None if wanted == listed else [where[row] for row in wanted]
-
     def _take_all(self) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
         """All lanes' answers, waited for all at once; when one fails, the others are taken all the same."""
         everyone = range(len(self._lanes))
@@ -342,17 +333,11 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
 
     def _wait(self, waiting: list[int]) -> list[int]:
         """Block until one of the connections has something to say; the lane to take in, which mends a broken one."""
-        with selectors.DefaultSelector() as selector:
-            for remote in {id(lane.remote): lane.remote for lane in (self._lanes[index] for index in waiting)}.values():
-                fd = remote.link.fileno()
-                if fd is None:
-                    return [next(index for index in waiting if self._lanes[index].remote is remote)]
-                selector.register(fd, selectors.EVENT_READ, remote)
-            ready = [key.data for key, _ in selector.select(self._remotes[0].config.timeout_s)]
-        if not ready:
-            return waiting[:1]  # whose own time-out then finds the connection broken
-        for remote in ready:
-            remote.link.receive_any([self._lanes[i].index for i in waiting if self._lanes[i].remote is remote])
+        for remote in some_ready({id(remote): remote for remote in (self._lanes[i].remote for i in waiting)}.values()):
+            lanes = [index for index in waiting if self._lanes[index].remote is remote]
+            if remote.link.fileno() is None:
+                return lanes[:1]
+            remote.link.receive_any([self._lanes[index].index for index in lanes])
         return [index for index in waiting if self._has_answer(index)]
 
     def _observations(self, parts: list[Taken]) -> Any:

@@ -7,6 +7,7 @@ performed exactly once, its answer's frame becomes JSON (or PNG, or text).
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -20,12 +21,13 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from multiserverrl import __version__
-from multiserverrl.errors import MisuseError, MultiServerRLError, WireError, error_for
+from multiserverrl.errors import MisuseError, MultiServerRLError, ServerFull, WireError, error_for
 from multiserverrl.server import jsonrequests, openapi
 from multiserverrl.server.auth import Door
+from multiserverrl.server.limits import TooLarge
 from multiserverrl.server.requests import Requests
 from multiserverrl.server.sessions import LiveSession, Sessions
-from multiserverrl.server.stream import Stream
+from multiserverrl.server.stream import Stream, address_of
 from multiserverrl.wire import frames
 from multiserverrl.wire.jsonvalues import to_json
 from multiserverrl.wire.messages import PROTOCOL_VERSION, Close, Open, Refused, Rendered
@@ -37,6 +39,7 @@ __all__ = ["FRAME_TYPE", "STREAM_PATH", "make_app"]
 FRAME_TYPE = "application/vnd.multiserverrl.frame"
 STREAM_PATH = "/v1/stream"
 SECRET_HEADER = "session-secret"
+_MOST_OPENING_BYTES = 1 << 20  # of a body that comes without a session's secret
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
@@ -94,8 +97,14 @@ async def _refuse_at_the_door(scope: Scope, receive: Any, send: Any, error: Mult
 
 def _error_response(error: MultiServerRLError, **more: Any) -> JSONResponse:
     body = {"error": error.code, "message": error.headline, **more}
-    headers = {"Retry-After": "5"} if error.http_status == 503 else None
+    headers = {"Retry-After": _retry_after(error)} if error.http_status == 503 else None
     return JSONResponse(body, error.http_status, headers)
+
+
+def _retry_after(error: MultiServerRLError) -> str:
+    """In whole seconds, not too long: what is held may be given back early."""
+    known = error.retry_after_s if isinstance(error, ServerFull) else None
+    return str(5 if known is None else max(1, min(math.ceil(known), 60)))
 
 
 async def _refusal(request: Request, error: Exception) -> Response:
@@ -111,13 +120,6 @@ async def _no_such_request(request: Request, error: Exception) -> Response:
 
 async def _crash(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": "internal", "message": "the server failed at this; its log says how"}, 500)
-
-
-class _TooLarge(WireError):
-    """A body beyond --max-message-bytes."""
-
-    code = "too_large"
-    http_status = 413
 
 
 class _Routes:
@@ -158,11 +160,11 @@ class _Routes:
         )
 
     async def open(self, request: Request) -> Response:
-        content, is_frame = await self._content(request)
+        content, is_frame = await self._content(request, _MOST_OPENING_BYTES)
         message: WireRequest = frames.decode_request(content)[0] if is_frame else jsonrequests.open_of(content)
         if not isinstance(message, Open):
             raise WireError("an open message was expected here")
-        opened = await self._sessions.open(message, None)
+        opened = await self._sessions.open(message, None, address_of(request.scope))
         if is_frame:
             return Response(frames.encode(opened), 201, media_type=FRAME_TYPE)
         return JSONResponse(
@@ -200,15 +202,14 @@ class _Routes:
         session.state.authenticate(request.headers.get(SECRET_HEADER, ""))
         return session
 
-    async def _content(self, request: Request) -> tuple[bytes, bool]:
-        """The body, read no further than the limit, and whether it is a frame."""
-        limit = self._sessions.config.max_message_bytes
+    async def _content(self, request: Request, limit: int | None = None) -> tuple[bytes, bool]:
+        """The body, and whether it is a frame. The protocol under it refuses what is beyond --max-message-bytes."""
         content = bytearray()
         try:
             async for part in request.stream():
                 content += part
-                if len(content) > limit:
-                    raise _TooLarge(f"the body is larger than {limit} bytes (serve … --max-message-bytes)")
+                if limit is not None and len(content) > limit:
+                    raise TooLarge(f"the body is larger than {limit} bytes, which is enough to open a session")
         except ClientDisconnect as error:
             raise WireError("the request's body was cut off") from error
         return bytes(content), request.headers.get("content-type", "") == FRAME_TYPE

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from multiserverrl.errors import ConfigError
-from multiserverrl.settings import setting
+from multiserverrl.settings import flag_name, setting, settings_of
 
 __all__ = ["ServerConfig", "WrapperConfig", "is_loopback"]
+
+_COUNTS = ("count", "servers", "workers")
+_LEAST_HEAD_BYTES = 1024  # our own clients' heads have a few hundred
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class ServerConfig:
     allow_arg: str = setting("", "constructor arguments that clients may set, separated by commas")
     allow_attr: str = setting("", "attributes that clients may get, set or call, separated by commas")
     time_to_live_s: float = setting(120.0, "how long a session outlives its connection", unit="seconds")
+    silence_s: float = setting(
+        120.0, "how long a client's machine may answer nothing before its connection counts as gone", unit="seconds"
+    )
     idle_s: float = setting(3600.0, "how long a session that was opened by plain HTTP may idle", unit="seconds")
     step_deadline_s: float = setting(30.0, "longest step or reset; past it the env worker is killed", unit="seconds")
     start_deadline_s: float = setting(120.0, "longest start of an env worker or of its envs", unit="seconds")
@@ -60,15 +66,30 @@ class ServerConfig:
     shared_memory: bool = setting(True, "let clients on this host read observations from shared memory")
     compression: bool = setting(True, "let clients ask for compressed messages (zstd)")
     max_envs_per_session: int = setting(4096, "most environments of one session")
+    max_sessions: int | None = setting(None, "most sessions at once (default as many as --count)")
+    max_sessions_per_client: int = setting(1024, "most sessions at once that one address has opened")
+    max_connections: int = setting(10_000, "most connections at once; fewer where the system allows fewer descriptors")
+    max_connections_per_client: int = setting(5_000, "most connections at once from one address")
+    max_head_bytes: int = setting(16 * 2**10, "largest head of a request: its first line and its headers", unit="bytes")
+    max_headers: int = setting(100, "most headers of a request")
+    handshake_s: float = setting(
+        10.0, "longest from connecting to a whole head, and to a stream's first message", unit="seconds"
+    )
+    body_s: float = setting(
+        60.0, "longest for a request's body to come, and for an answer to stand still; 64 KiB/s is always fast enough",
+        unit="seconds",
+    )  # fmt: skip
+    keep_alive_s: float = setting(75.0, "how long a connection may idle between two HTTP requests", unit="seconds")
 
     def __post_init__(self) -> None:
-        positive = ("count", "servers", "max_message_bytes", "max_envs_per_session")
-        for name in positive + (("workers",) if self.workers is not None else ()):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        for name in ("time_to_live_s", "idle_s", "step_deadline_s", "start_deadline_s", "drain_s"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"--{name.replace('_', '-')} must be more than 0 seconds, not {getattr(self, name)}")
+        for name, kind, *_ in settings_of(ServerConfig):
+            value = getattr(self, name)
+            if (name in _COUNTS or name.startswith("max_")) and value is not None and value < 1:
+                raise ConfigError(f"{flag_name(name)} must be at least 1, not {value}")
+            if kind is float and not value > 0:
+                raise ConfigError(f"{flag_name(name)} must be more than 0 seconds, not {value}")
+        if self.max_head_bytes < _LEAST_HEAD_BYTES:
+            raise ConfigError(f"--max-head-bytes must be at least {_LEAST_HEAD_BYTES}, not {self.max_head_bytes}")
         if self.awake_us < 0:
             raise ConfigError(f"--awake-us must be at least 0, not {self.awake_us}")
         if not 0 <= self.port <= 65535 or self.port + self.servers - 1 > 65535:

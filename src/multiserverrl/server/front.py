@@ -19,10 +19,12 @@ import uvicorn
 
 from multiserverrl.errors import MultiServerRLError
 from multiserverrl.observe.log import log, log_to_stderr
+from multiserverrl.server.accepting import Accepting
 from multiserverrl.server.app import make_app
 from multiserverrl.server.auth import Door
 from multiserverrl.server.commands import WorkerConfig
 from multiserverrl.server.config import ServerConfig
+from multiserverrl.server.httplimits import LimitedHttp
 from multiserverrl.server.pool import StartWorker, WorkerPool, worker_processes
 from multiserverrl.server.sessions import Sessions
 from multiserverrl.server.websocket import StreamProtocol
@@ -30,6 +32,7 @@ from multiserverrl.server.websocket import StreamProtocol
 __all__ = ["FrontConfig", "Ready", "run_front", "serve_front"]
 
 _TICK_S = 0.2
+_LOOKS = 10  # at each connection, within --silence-s
 
 
 class FrontConfig(msgspec.Struct):
@@ -84,20 +87,38 @@ async def serve_front(
         except MultiServerRLError as error:
             tell(Ready(error.code, error.headline))
             return
-        server = _Server(_uvicorn_config(front, sessions))
+        server = _Server(_uvicorn_config(front, sessions), config)
         on_stop(_stopper(server, sessions, config.drain_s))
         tell(Ready())
+        looking = asyncio.create_task(_cut_silent(server, config.silence_s))
         await server.serve(sockets=[listener])
+        looking.cancel()
     finally:
         ticking.cancel()
         await pool.close()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: ours stand in `_call_on_signal`."""
+    """uvicorn without its signal handlers (ours stand in `_call_on_signal`), and with our limits."""
+
+    def __init__(self, config: uvicorn.Config, limits: ServerConfig) -> None:
+        super().__init__(config)
+        self._limits = limits
 
     def capture_signals(self) -> Any:
         return contextlib.nullcontext()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])  # the sockets are ours to accept from
+        servers: list[Any] = [
+            Accepting(listener, self._limits, self._make_protocol, self.config.ssl) for listener in sockets or []
+        ]
+        self.servers = servers
+
+    def _make_protocol(self, leave: Callable[[], None]) -> LimitedHttp:
+        return LimitedHttp(
+            self._limits, leave, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
 
 def _uvicorn_config(front: FrontConfig, sessions: Sessions) -> uvicorn.Config:
@@ -110,11 +131,12 @@ def _uvicorn_config(front: FrontConfig, sessions: Sessions) -> uvicorn.Config:
         ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
-        log_level="warning",
+        log_level="error",  # a bad request is no news
         access_log=False,
         proxy_headers=False,
         server_header=False,
         date_header=False,
+        timeout_keep_alive=front.server.keep_alive_s,  # type: ignore[arg-type]  # seconds, as call_later takes them
         timeout_graceful_shutdown=2,
     )
 
@@ -135,6 +157,19 @@ async def _tick(sessions: Sessions, pool: WorkerPool) -> None:
             sessions.expire()
         except Exception as error:
             log("tick_failed", error=repr(error))
+
+
+async def _cut_silent(server: uvicorn.Server, silence_s: float) -> None:
+    """Cut connections whose client's machine is gone with something on its way to it; TCP keepalive finds the rest.
+
+    Not by TCP_USER_TIMEOUT, which would also end those of clients that do not read, but are there.
+    """
+    while True:
+        await asyncio.sleep(silence_s / _LOOKS)
+        for connection in list(server.server_state.connections):
+            if isinstance(connection, StreamProtocol) and connection.is_silent(silence_s):
+                log("connection_silent", silence_s=silence_s)
+                connection.cut()
 
 
 def _call_on_signal(stop: Callable[[], None]) -> None:

@@ -86,7 +86,7 @@ def lend(session: LiveSession, protocol: StreamProtocol, max_message_bytes: int)
     worker = session.lanes[0].borrower()
     if worker is None or session.loan is not None or any(state.running_seq is not None for state in states):
         return
-    if session.waiters or any(lane.borrower() is not worker for lane in session.lanes):
+    if session.waiters or session.num_waiting or any(lane.borrower() is not worker for lane in session.lanes):
         return
     fd = protocol.lend()
     if fd < 0:

@@ -129,7 +129,11 @@ class Requests:
         if verdict is Verdict.WAIT:
             waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
             session.waiters.setdefault(request.lane, []).append(waiter)
-            return await waiter
+            session.num_waiting += 1
+            try:
+                return await waiter
+            finally:
+                session.num_waiting -= 1
         return await self._run(session, lane, request, body)
 
     async def _run(self, session: LiveSession, state: ServerLane, request: Any, body: memoryview) -> bytes:

@@ -28,7 +28,7 @@ __all__ = ["RunningServer", "listen", "serve", "start_server"]
 
 _BACK_OFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STABLE_AFTER_S = 60.0
-_KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+_KEEPALIVE_PROBES = 4
 
 
 @dataclass
@@ -190,7 +190,7 @@ def listen(config: ServerConfig) -> list[socket.socket]:
     try:
         for offset in range(config.servers):
             port = config.port + offset if config.port else 0
-            listeners.append(_listener(config.host, port))
+            listeners.append(_listener(config.host, port, config.silence_s))
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -198,7 +198,7 @@ def listen(config: ServerConfig) -> list[socket.socket]:
     return listeners
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def _listener(host: str, port: int, silence_s: float) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -210,7 +210,7 @@ def _listener(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit these
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for name, value in _KEEPALIVE:
+        for name, value in _keepalive(silence_s):
             if hasattr(socket, name):
                 listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         listener.bind(address)
@@ -223,6 +223,12 @@ def _listener(host: str, port: int) -> socket.socket:
             ) from error
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     return listener
+
+
+def _keepalive(silence_s: float) -> list[tuple[str, int]]:
+    """An idle connection is asked after half of the time, and then a few times more, whether it stands."""
+    idle_s, interval_s = max(1, int(silence_s / 2)), max(1, int(silence_s / 2 / _KEEPALIVE_PROBES))
+    return [("TCP_KEEPIDLE", idle_s), ("TCP_KEEPINTVL", interval_s), ("TCP_KEEPCNT", _KEEPALIVE_PROBES)]
 
 
 def _read_line(fd: int, deadline: float) -> bytes:

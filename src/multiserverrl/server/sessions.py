@@ -28,6 +28,7 @@ from multiserverrl.observe.log import log
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.lane import Lane, LaneConfig
 from multiserverrl.server.lending import Loan
+from multiserverrl.server.limits import Places
 from multiserverrl.server.pool import WorkerDied, WorkerPool
 from multiserverrl.wire.messages import (
     AUTORESET_MODES,
@@ -48,11 +49,13 @@ __all__ = ["LiveSession", "Sessions"]
 class LiveSession:
     """A session with its envs, and the futures of those who wait for a running request's answer."""
 
-    def __init__(self, state: ServerSession, lanes: list[Lane], render_mode: str | None) -> None:
+    def __init__(self, state: ServerSession, lanes: list[Lane], render_mode: str | None, client: str) -> None:
         self.state, self.lanes, self.render_mode = state, lanes, render_mode
+        self.client = client  # the address that opened it
         self.num_envs = sum(lane.num_envs for lane in lanes)
         self.env = lanes[0].config.env
         self.waiters: dict[int, list[asyncio.Future[bytes]]] = {}
+        self.num_waiting = 0  # repeats of a running request that have not been answered yet
         self.loan: Loan | None = None  # while an env worker answers its client
 
     async def recall(self) -> None:
@@ -69,6 +72,7 @@ class Sessions:
         self.envs: dict[str, EnvInfo] = {}
         self.live: dict[str, LiveSession] = {}
         self.num_open = 0  # envs that are open, or being opened
+        self._places = Places("sessions", config.max_sessions or config.count, config.max_sessions_per_client)
         self.is_draining = False
         self.fence: Callable[[int], None] = lambda connection: None  # set by the stream: closes that connection
         self._probed: dict[tuple[str, str | None, bytes], EnvInfo] = {}
@@ -86,15 +90,15 @@ class Sessions:
 
     # -- opening ---------------------------------------------------------------------------------
 
-    async def open(self, request: Open, connection: int | None) -> Opened:
-        """A new session; refused before any env is made when something about it is wrong."""
+    async def open(self, request: Open, connection: int | None, client: str = "") -> Opened:
+        """A new session for a client's address; refused before any env is made when something about it is wrong."""
         _check_version(request.version)
         env_id = self._env_id(request)
         lanes = self._check_open(request)
         _check_native(self.envs[env_id], request, lanes)
         if request.owner is not None:
             await self._close_owner(request.owner)
-        await self._take(request.num_envs, request.wait_s)
+        await self._take(request.num_envs, request.wait_s, client)
         placed: list[Any] = []
         made: list[Lane] = []
         try:
@@ -111,7 +115,7 @@ class Sessions:
             await asyncio.gather(*(lane.close() for lane in made), return_exceptions=True)
             for part in placed:
                 self.pool.release(part)
-            await self._give_back(request.num_envs)
+            await self._give_back(request.num_envs, client)
             if isinstance(error, WorkerDied):
                 raise EnvFault(f"{env_id} could not be made: {error}") from error
             raise
@@ -120,7 +124,7 @@ class Sessions:
         )
         if connection is not None:
             state.attach(connection, self._now())
-        self.live[state.id] = LiveSession(state, made, request.render_mode)
+        self.live[state.id] = LiveSession(state, made, request.render_mode, client)
         log("session_opened", session=state.id, env=env_id, num_envs=request.num_envs)
         lives_s = self.config.idle_s if connection is None else self.config.time_to_live_s
         blocks = [] if connection is None else self._shown(request, made)
@@ -195,29 +199,43 @@ class Sessions:
             self._probed[key] = await self.pool.probe(*key)
         return self._probed[key]
 
-    async def _take(self, num_envs: int, wait_s: float) -> None:
+    async def _take(self, num_envs: int, wait_s: float, client: str) -> None:
         """Reserve envs; waits up to `wait_s` for them, then ServerFull says who holds them until when."""
+        places, most = self._places, self.config.count - num_envs
         async with self._freed:
             try:
-                await asyncio.wait_for(
-                    self._freed.wait_for(lambda: self.num_open + num_envs <= self.config.count), wait_s or 0.001
-                )
+                is_free = self._freed.wait_for(lambda: self.num_open <= most and not places.refusal(client))
+                await asyncio.wait_for(is_free, wait_s or 0.001)
             except TimeoutError:
-                raise ServerFull(self._who_holds(num_envs)) from None
+                told = places.refusal(client) if self.num_open <= most else self._who_holds(num_envs)
+                raise ServerFull(told, self._frees_in_s()) from None
             self.num_open += num_envs
+            places.take(client)
+
+    def _ends_in_s(self, session: LiveSession) -> float | None:
+        """How long a session lives at most as it is; None while it is connected."""
+        ends = session.state.expires_at(self.config.time_to_live_s, self.config.idle_s)
+        return None if ends is None else max(0.0, ends - self._now())
+
+    def _frees_in_s(self) -> float | None:
+        """When the next session ends by itself; None when that cannot be said."""
+        return min(
+            (ends for session in self.live.values() if (ends := self._ends_in_s(session)) is not None), default=None
+        )
 
     def _who_holds(self, num_envs: int) -> str:
         free = self.config.count - self.num_open
-        now, held = self._now(), []
+        held = []
         for session in list(self.live.values())[:8]:
-            ends = session.state.expires_at(self.config.time_to_live_s, self.config.idle_s)
-            until = "while it is connected" if ends is None else f"for {max(0.0, ends - now):.0f} s at most"
+            ends = self._ends_in_s(session)
+            until = "while it is connected" if ends is None else f"for {ends:.0f} s at most"
             held.append(f"session {session.state.id} holds {session.num_envs} {until}")  # an owner's key closes it
         return f"{num_envs} environments were asked for, {free} of {self.config.count} are free: {'; '.join(held)}"
 
-    async def _give_back(self, num_envs: int) -> None:
+    async def _give_back(self, num_envs: int, client: str) -> None:
         async with self._freed:
             self.num_open -= num_envs
+            self._places.give_back(client)
             self._freed.notify_all()
 
     # -- resuming, closing -----------------------------------------------------------------------
@@ -281,7 +299,7 @@ class Sessions:
         finally:
             for lane in session.lanes:
                 self.pool.release(lane.placed)
-            await self._give_back(session.num_envs)
+            await self._give_back(session.num_envs, session.client)
 
     def _fence_out(self, session: LiveSession, reason: str) -> None:
         if session.state.connection is not None and reason != "closed by its client":

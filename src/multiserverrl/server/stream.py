@@ -17,7 +17,7 @@ from multiserverrl.wire import frames
 from multiserverrl.wire.coding import HEADER, LEAST_BYTES, Codec, Coding, CodingError
 from multiserverrl.wire.messages import Open, Refused, Resume
 
-__all__ = ["CLOSED_BAD", "CLOSED_FENCED", "Stream"]
+__all__ = ["CLOSED_BAD", "CLOSED_FENCED", "Stream", "address_of"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -25,7 +25,6 @@ Send = Callable[[Message], Awaitable[None]]
 
 CLOSED_FENCED = 4001  # a newer connection took the session over, or the session ended
 CLOSED_BAD = 4002  # bytes that are no message
-_MOST_EARLY = 256  # requests that came before the answer to a resume
 
 
 class Stream:
@@ -46,7 +45,7 @@ class Stream:
         await send({"type": "websocket.accept", "headers": told})
         number = next(self._numbers)
         connection = self._live[number] = _Connection(
-            self._sessions, self._requests, scope["extensions"][EXTENSION], number, coding
+            self._sessions, self._requests, scope["extensions"][EXTENSION], number, coding, address_of(scope)
         )
         try:
             while (await receive())["type"] != "websocket.disconnect":
@@ -65,10 +64,16 @@ class _Connection:
     """What the messages of one connection do: the first opens or resumes a session, the rest are its requests."""
 
     def __init__(
-        self, sessions: Sessions, requests: Requests, protocol: StreamProtocol, number: int, coding: Coding
+        self,
+        sessions: Sessions,
+        requests: Requests,
+        protocol: StreamProtocol,
+        number: int,
+        coding: Coding,
+        client: str,
     ) -> None:
         self._sessions, self._requests = sessions, requests
-        self.protocol, self._number = protocol, number
+        self.protocol, self._number, self._client = protocol, number, client
         self._session: LiveSession | None = None
         self._opening: asyncio.Task[None] | None = None
         self._early: list[bytes] | None = None  # what came while the session was resumed
@@ -114,7 +119,7 @@ class _Connection:
         try:
             if self._session is not None:
                 self._requests.submit(self._session, self._number, frame, self._answer)
-            elif self._early is not None and len(self._early) < _MOST_EARLY:
+            elif self._early is not None:  # a few at most: those behind them are not read before the answer
                 self._early.append(frame)
             elif self._opening is not None and not self._opening.done():
                 raise WireError("wait for the answer to open before the next message")
@@ -127,6 +132,7 @@ class _Connection:
         """Open or resume; a refusal leaves the connection open for another try."""
         try:
             request, _ = frames.decode_request(frame)
+            self.protocol.wait()  # for free envs, perhaps
             if isinstance(request, Open):
                 self._opening = asyncio.get_running_loop().create_task(self._open(request))
             elif isinstance(request, Resume):
@@ -139,20 +145,25 @@ class _Connection:
 
     async def _open(self, request: Open) -> None:
         try:
-            opened = await self._sessions.open(request, self._number)
+            opened = await self._sessions.open(request, self._number, self._client)
         except MultiServerRLError as error:
             self._refuse(error)
             return
-        self._session = self._sessions.live[opened.session]
+        self._has_session(self._sessions.live[opened.session])
         self._answer(frames.encode(opened))
+
+    def _has_session(self, session: LiveSession) -> None:
+        self._session = session
+        self.protocol.allow(len(session.lanes))
 
     async def _resume(self, request: Resume) -> None:
         early: list[bytes] = []
         try:
-            self._session, resumed = await self._sessions.resume(request, self._number)
+            session, resumed = await self._sessions.resume(request, self._number)
         except MultiServerRLError as error:
             self._refuse(error)
         else:
+            self._has_session(session)
             self._answer(frames.encode(resumed))
             early = self._early or []
         self._early = None
@@ -162,6 +173,7 @@ class _Connection:
     def _refuse(self, error: MultiServerRLError) -> None:
         remote_traceback = error.remote_traceback if isinstance(error, EnvFault) else ""
         self._send(frames.encode(Refused(0, 0, error.code, error.headline, remote_traceback)))
+        self.protocol.hurry()
 
     async def ended(self) -> None:
         """The connection is over. A client that never learnt its session's name cannot come back for it."""
@@ -170,6 +182,12 @@ class _Connection:
             await asyncio.gather(self._opening, return_exceptions=True)
         if self._session is not None:
             self._sessions.disconnected(self._session, self._number)
+
+
+def address_of(scope: Message) -> str:
+    """The address that a request or connection comes from; empty where there is none."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _asked(scope: Message) -> Coding:

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import struct
 
-__all__ = ["BINARY", "CLOSE", "CONTINUATION", "PING", "PONG", "TEXT", "frame_head", "next_message", "unmasked"]
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "CONTINUATION",
+    "PING",
+    "PONG",
+    "TEXT",
+    "frame_head",
+    "next_message",
+    "unmask",
+    "unmasked",
+]
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 _FINAL = 0x80
 _MASKED = 0x80
+_PIECE_BYTES = 1 << 18  # a multiple of the key's 4
 
 
 def next_message(data: bytes | bytearray) -> tuple[bytes | None, int]:
@@ -33,6 +45,12 @@ def next_message(data: bytes | bytearray) -> tuple[bytes | None, int]:
     if len(data) < end:
         return None, end
     return unmasked(data[start : start + 4], data[start + 4 : end]), end
+
+
+def unmask(key: bytes | bytearray, payload: memoryview) -> None:
+    """The same in place, for a large payload: without a second copy of it, and without integers as large."""
+    for start in range(0, len(payload), _PIECE_BYTES):
+        payload[start : start + _PIECE_BYTES] = unmasked(key, bytes(payload[start : start + _PIECE_BYTES]))
 
 
 def unmasked(key: bytes | bytearray, payload: bytes | bytearray) -> bytes:
