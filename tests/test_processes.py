@@ -113,6 +113,28 @@ def test_a_child_that_dies_before_it_read_its_config_raises_nothing_here(start: 
     assert child.wait(DEADLINE_S) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="this system does not tell who is stopped")
+def test_a_child_that_stands_still_is_seen_as_often_as_one_looks_and_can_be_woken(
+    start: Start, pipe: tuple[BinaryIO, int]
+) -> None:
+    reader, writing = pipe
+    child = start("wait_for_ever", writing=writing)
+    reader.readline()
+    assert not child.is_stopped()
+    child.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+    assert child.is_stopped()
+    assert child.is_stopped(), "a look takes nothing away"
+    assert child.exitcode() is None
+    child.wake()
+    os.waitid(os.P_PID, child.pid, os.WCONTINUED | os.WNOWAIT)
+    assert not child.is_stopped()
+    child.send_signal(signal.SIGSTOP)
+    child.kill()
+    assert child.exitcode() == -signal.SIGKILL
+    assert not child.is_stopped()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="PDEATHSIG is Linux's")
 def test_a_grandchild_dies_with_its_parents_kill_9(start: Start, pipe: tuple[BinaryIO, int]) -> None:
     reader, writing = pipe

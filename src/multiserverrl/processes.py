@@ -43,6 +43,20 @@ class Child:
         except subprocess.TimeoutExpired:
             return None
 
+    def is_stopped(self) -> bool:
+        """Whether it stands still (SIGSTOP, Ctrl-Z, a debugger); False where the system does not tell."""
+        if not hasattr(os, "waitid"):
+            return False
+        try:  # nothing is taken away from `exitcode`, which asks for ends alone
+            return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return False
+
+    def wake(self) -> None:
+        """Let it go on if it stands still."""
+        if hasattr(signal, "SIGCONT"):
+            self._popen.send_signal(signal.SIGCONT)
+
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
         self._popen.send_signal(number)

@@ -25,7 +25,7 @@ def child_of(channels: Channels, function: str) -> Iterator[Child]:
         msgspec.json.encode(channels.handle),
         name=function,
         fds=channels.handle.fds,
-        environment={"PYTHONPATH": str(REPOSITORY)},
+        environment={"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])},
     )
     try:
         yield child

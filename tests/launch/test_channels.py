@@ -6,12 +6,16 @@ import os
 import time
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 import pytest
 
+from multiserverrl.errors import ConfigError
 from multiserverrl.launch.bells import wait_for_any
 from multiserverrl.launch.channels import ChannelPlan, Channels
-from multiserverrl.train.channels import Evaluation
+from multiserverrl.launch.steps import RingReader
+from multiserverrl.train.channels import Evaluation, RawSteps
+from multiserverrl.train.replay import Replay, replay_fields
 from multiserverrl.train.task import Task
 from tests.launch.children import child_of, steps_of
 
@@ -20,7 +24,9 @@ PLAN = ChannelPlan(
     group_sizes=(3, 2),
     weights={"a": ("float32", (64, 64)), "b": ("float64", (9,))},
     rows=3,
+    replay=replay_fields({"reward": ("float32", ())}, 100),
     step_slots=4,
+    kept_steps=2,
 )
 
 
@@ -29,6 +35,14 @@ def channels() -> Iterator[Channels]:
     channels = Channels.create(PLAN)
     yield channels
     channels.close()
+
+
+def take(reader: RingReader, timeout_s: float = 0.0) -> RawSteps | None:
+    """Read, and be done with it."""
+    steps = reader.read(timeout_s)
+    if steps is not None:
+        reader.done(steps.group, steps.number)
+    return steps
 
 
 def wait_until_ready(channels: Channels) -> None:
@@ -80,7 +94,7 @@ def test_steps_come_whole_in_order_and_none_is_lost_between_processes(channels: 
     reader = channels.step_reader()
     with child_of(channels, "write_300_steps_of_group_1") as child:
         for number in range(300):
-            steps = reader.read(timeout_s=30.0)
+            steps = take(reader, 30.0)
             assert steps is not None
             expected = steps_of(number, 1, 2)
             assert steps.group == 1
@@ -95,7 +109,7 @@ def test_a_full_ring_refuses_and_writes_nothing(channels: Channels) -> None:
     for number in range(PLAN.step_slots):
         assert writer.write(steps_of(number, 0, 3), timeout_s=0.0)
     assert not writer.write(steps_of(99, 0, 3), timeout_s=0.01)
-    read = [reader.read(timeout_s=0.0) for _ in range(PLAN.step_slots + 1)]
+    read = [take(reader) for _ in range(PLAN.step_slots + 1)]
     assert [steps and steps.weights_version for steps in read] == [0, 1, 2, 3, None]
 
 
@@ -104,8 +118,51 @@ def test_the_groups_take_turns_so_that_a_fast_one_does_not_starve_another(channe
     for number in range(3):
         writer.write(steps_of(number, 0, 3), timeout_s=0.0)
     writer.write(steps_of(0, 1, 2), timeout_s=0.0)
-    groups = [steps.group for steps in iter(lambda: reader.read(timeout_s=0.0), None)]
+    groups = [steps.group for steps in iter(lambda: take(reader), None)]
     assert groups == [0, 1, 0, 0]
+
+
+def test_steps_stay_until_the_learner_is_done_with_them_and_the_last_ones_longer(channels: Channels) -> None:
+    writer, reader = channels.step_writer([0, 1]), channels.step_reader()
+    for number in range(PLAN.step_slots):
+        writer.write(steps_of(number, 0, 3), timeout_s=0.0)
+    first = reader.read(timeout_s=0.0)
+    again = channels.step_reader().read(timeout_s=0.0)  # of a learner that was started again
+    assert first is not None
+    assert again is not None
+    assert (first.number, again.number, again.weights_version) == (0, 0, 0)
+    assert not writer.write(steps_of(4, 0, 3), timeout_s=0.0), "what was read has its room still"
+    for number in range(4, 12):
+        oldest = take(reader)
+        reader.done(0, number - 4)  # said twice: nothing
+        assert oldest is not None
+        assert oldest.number == number - 4
+        assert writer.write(steps_of(number, 0, 3), timeout_s=0.0)
+    kept = channels.step_reader().last_done()
+    assert [(steps.group, steps.number, steps.weights_version) for steps in kept] == [(0, 6, 6), (0, 7, 7)]
+    assert all((steps.obs == steps.number).all() for steps in kept)
+
+
+def test_what_is_no_steps_name_is_no_room(channels: Channels) -> None:
+    reader = channels.step_reader()
+    for group, number in [(-1, -1), (0, 0), (0, 5), (7, 0)]:
+        reader.done(group, number)
+    assert channels.step_writer([0]).write(steps_of(0, 0, 3), timeout_s=0.0)
+    assert take(reader) is not None
+
+
+def test_the_replay_buffer_is_the_launchers_and_outlives_every_learner(channels: Channels) -> None:
+    replay = Replay(channels.replay_arrays())
+    replay.insert({"reward": np.arange(7, dtype=np.float32)}, (1, 5))
+    del replay
+    found = Replay(Channels.open(channels.handle).replay_arrays())
+    assert (found.inserted, found.source) == (7, (1, 5))
+    assert found.arrays["reward"][:7].tolist() == list(range(7))
+
+
+def test_a_replay_buffer_beyond_all_memory_is_refused_by_its_flag() -> None:
+    with pytest.raises(ConfigError, match=r"--buffer-size asks for 4\d{6}\.\d GiB"):
+        Channels.create(msgspec.structs.replace(PLAN, replay=replay_fields({"reward": ("float32", ())}, 2**50)))
 
 
 def test_an_explorer_killed_at_any_moment_leaves_only_whole_steps(channels: Channels) -> None:
@@ -113,8 +170,8 @@ def test_an_explorer_killed_at_any_moment_leaves_only_whole_steps(channels: Chan
     with child_of(channels, "write_steps_of_group_0_for_ever"):
         wait_until_ready(channels)
         for _ in range(50):
-            assert reader.read(timeout_s=30.0) is not None
-    rest = list(iter(lambda: reader.read(timeout_s=0.0), None))
+            assert take(reader, 30.0) is not None
+    rest = list(iter(lambda: take(reader), None))
     assert len(rest) <= PLAN.step_slots
     for steps in rest:
         assert (steps.obs == steps.weights_version).all()

@@ -15,8 +15,8 @@ import gymnasium
 import psutil
 import pytest
 
-from multiserverrl.errors import CheckpointError, ConfigError, RunError
-from multiserverrl.launch import cast, local, roles
+from multiserverrl.errors import CheckpointError, ConfigError, RunError, ServerUnreachable
+from multiserverrl.launch import cast, roles
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.evaluating import evaluate
 from multiserverrl.launch.progress import Silence
@@ -26,6 +26,8 @@ from multiserverrl.launch.status import Status
 from multiserverrl.launch.training import Outcome, train
 from multiserverrl.observe.metrics import read_metrics
 from multiserverrl.observe.rundir import RunDir
+from multiserverrl.server.config import ServerConfig
+from multiserverrl.server.run import RunningServer, start_server
 from multiserverrl.train.checkpoint import load_newest
 from multiserverrl.train.config import TrainConfig
 
@@ -63,9 +65,31 @@ def train_in(path: Path, config: TrainConfig, progress: Silence | None = None, *
 
 def kill_child(role: str) -> None:
     """SIGKILL to the one child that plays this role."""
-    living = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    (child,) = [child for child in living if any(role in word for word in child.cmdline())]
-    child.kill()
+    signal_child(role, signal.SIGKILL)
+
+
+def signal_child(role: str, number: signal.Signals) -> None:
+    (child,) = [child for child in psutil.Process().children() if plays(child, role)]
+    child.send_signal(number)
+
+
+def plays(child: psutil.Process, role: str) -> bool:
+    try:
+        return any(role in word for word in child.cmdline())
+    except psutil.ZombieProcess:
+        return False
+
+
+def end_for_good(server: RunningServer) -> None:
+    """The fronts killed, their ports closed, as when the parent is killed."""
+    for front in server._fronts:
+        front.child.kill()
+        front.listener.close()
+
+
+def impatient(most_restarts: int) -> Callable[[RunPlan], list[Role]]:
+    """The cast, with another limit."""
+    return lambda plan: [replace(role, most_restarts=most_restarts) for role in roles.cast_of(plan)]
 
 
 def open_descriptors() -> dict[str, str]:
@@ -149,6 +173,7 @@ def test_a_killed_explorer_inference_server_and_evaluator_are_started_again(tmp_
     assert script.has_acted
     assert outcome.result is not None
     assert outcome.result["why"] == "episodes used up"
+    assert outcome.result["episodes"] == 40 * 4, "an explorer that starts again goes on with what is left of them"
     assert outcome.result["updates"] > 0
     assert outcome.result["eval_mean"] is not None
 
@@ -161,7 +186,7 @@ def test_a_killed_learner_is_started_again_from_its_checkpoint(tmp_path: Path) -
     settings = TrainConfig(**{**vars(TINY), "episodes": 60, "checkpoint_every_s": 0.1})
     outcome = train_in(tmp_path / "run", settings, script)
     assert script.has_acted
-    assert "the learner died by signal SIGKILL: going on from the last checkpoint" in script.lines
+    assert "the learner died by signal SIGKILL: it is started again" in script.lines
     assert outcome.result is not None
     assert outcome.result["why"] == "episodes used up"
 
@@ -169,24 +194,89 @@ def test_a_killed_learner_is_started_again_from_its_checkpoint(tmp_path: Path) -
 def test_a_learner_that_dies_too_often_ends_the_run_and_the_last_checkpoint_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "MOST_DEATHS", 1)
+    monkeypatch.setattr(cast, "cast_of", impatient(0))
 
     def has_checkpoint(status: Status) -> bool:
         return any((tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
 
     script = Script(lambda: kill_child("entries:learner"), when=has_checkpoint)
-    with pytest.raises(RunError, match="the learner died by signal SIGKILL"):
+    with pytest.raises(RunError, match="the learner died 1 times in a row"):
         train_in(tmp_path / "run", TrainConfig(**{**vars(TINY), "checkpoint_every_s": 0.1}), script)
+    assert script.lines[-1].endswith(f"go on with: multiserverrl train --resume {tmp_path / 'run'}")
+
+
+class Nurse(Script):
+    """Wakes who is said to stand still, or asks for the run's end instead."""
+
+    def __init__(self, act: Callable[[], None], wake: bool) -> None:
+        super().__init__(act)
+        self._wake = wake
+
+    def say(self, line: str) -> None:
+        super().say(line)
+        if "stands still" in line:
+            os.kill(int(line.split("-CONT ")[1].split()[0]), signal.SIGCONT) if self._wake else os.kill(
+                os.getpid(), signal.SIGTERM
+            )
+
+
+def test_a_learner_that_stands_still_is_told_of_and_waited_for(tmp_path: Path) -> None:
+    nurse = Nurse(lambda: signal_child("entries:learner", signal.SIGSTOP), wake=True)
+    outcome = train_in(tmp_path / "run", replace(TINY, episodes=20), nurse)
+    assert "the learner goes on" in nurse.lines
+    assert outcome.result is not None
+    assert outcome.result["why"] == "episodes used up"
+    assert outcome.result["episodes"] == 20 * 4
+    assert not any("died" in line for line in nurse.lines)
+
+
+def test_a_run_that_is_stopped_while_its_learner_stands_still_has_its_last_checkpoint(tmp_path: Path) -> None:
+    nurse = Nurse(lambda: signal_child("entries:learner", signal.SIGSTOP), wake=False)
+    outcome = train_in(tmp_path / "run", TINY, nurse)
+    assert outcome.exit_code == 128 + signal.SIGTERM
+    assert load_newest(tmp_path / "run" / "checkpoints") is not None
+
+
+def test_an_explorer_that_dies_too_often_ends_the_run_in_order_with_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cast, "cast_of", impatient(0))
+    script = Script(lambda: kill_child("entries:explorer"), when=lambda status: status.updates > 0)
+    with pytest.raises(RunError, match="the explorer-0 died 1 times in a row"):
+        train_in(tmp_path / "run", TINY, script)
+    checkpoint = load_newest(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.state["updates"] > 0
+    assert script.lines[-1].endswith(f"go on with: multiserverrl train --resume {tmp_path / 'run'}")
+
+
+def test_a_front_killed_while_a_run_learns_is_replaced_and_the_run_goes_on(tmp_path: Path) -> None:
+    script = Script(lambda: kill_child("run_front"), when=lambda status: status.updates > 0)
+    launch = LaunchConfig("CartPole-v1", count=4, run_dir=str(tmp_path / "run"))
+    outcome = train(launch, replace(TINY, episodes=40), script)
+    assert script.has_acted
+    assert outcome.result is not None
+    assert outcome.result["episodes"] == 4 * 40
+    assert not any("died" in line for line in script.lines), "no process of the run ended for it"
+
+
+def test_a_server_that_is_gone_for_good_ends_the_run_with_a_checkpoint_and_its_address(tmp_path: Path) -> None:
+    server = start_server(ServerConfig(env_ids=("CartPole-v1",), port=0, count=6))
+    try:
+        script = Script(lambda: end_for_good(server), when=lambda status: status.updates > 0)
+        launch = LaunchConfig(port=int(server.url.rpartition(":")[2]), count=4, run_dir=str(tmp_path / "run"))
+        with pytest.raises(ServerUnreachable, match=server.url.rpartition(":")[2]):
+            train(launch, replace(TINY, reopen_s=0.2), script)
+    finally:
+        server.stop()
+    assert load_newest(tmp_path / "run" / "checkpoints") is not None
     assert script.lines[-1].endswith(f"go on with: multiserverrl train --resume {tmp_path / 'run'}")
 
 
 def test_a_process_that_always_fails_ends_the_run_with_its_last_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def impatient(plan: RunPlan) -> list[Role]:
-        return [replace(role, most_restarts=min(role.most_restarts, 1)) for role in roles.cast_of(plan)]
-
-    monkeypatch.setattr(cast, "cast_of", impatient)
+    monkeypatch.setattr(cast, "cast_of", impatient(1))
     gymnasium.register("KnownToThisProcessAlone-v0", entry_point="gymnasium.envs.classic_control:CartPoleEnv")
     launch = LaunchConfig("KnownToThisProcessAlone-v0", count=2, is_local=True, run_dir=str(tmp_path / "run"))
     with pytest.raises(RunError, match=r"died 2 times in a row; .*KnownToThisProcessAlone.* doesn't exist"):

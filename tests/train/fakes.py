@@ -120,6 +120,12 @@ class FakeSteps:
         except queue.Empty:
             return None
 
+    def done(self, group: int, number: int) -> None:
+        pass
+
+    def last_done(self) -> list[RawSteps]:
+        return []
+
 
 class ListedSteps:
     """A writer that only remembers, and stops the run after `stop_after` writes."""

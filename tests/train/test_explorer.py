@@ -8,12 +8,12 @@ import gymnasium
 import numpy as np
 import pytest
 
-from multiserverrl.errors import ConfigError, RunError, ServerUnreachable, SessionLost
+from multiserverrl.errors import ConfigError, EnvFault, RunError, ServerUnreachable, SessionLost
 from multiserverrl.train import opening
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.explorer import ExplorerGroup, run_explorer
-from multiserverrl.train.learner import Training, replay_layout
-from multiserverrl.train.replay import new_arrays
+from multiserverrl.train.learner import Training
+from multiserverrl.train.replay import new_arrays, replay_layout
 from multiserverrl.train.task import task_of
 from tests.train.fakes import FakeControl, FakeCounters, FakeRun, FakeWeights, ListedSteps, ScriptedActions, local_envs
 from tests.train.scripted_envs import TASK, Script
@@ -144,16 +144,23 @@ def test_a_group_that_is_lost_does_not_disturb_the_other() -> None:
     assert others == [t % 4 for t in range(len(others))]
 
 
-def test_envs_that_stay_lost_end_the_explorer_with_their_error() -> None:
+def test_envs_that_stay_lost_for_too_long_end_the_explorer_with_their_error() -> None:
     script = Script(failing_opens=[ServerUnreachable("nobody there")] * 3)
     with pytest.raises(ServerUnreachable, match="nobody there"):
-        Explored([script], writes=5, config=TrainConfig(reopen_attempts=3))
-    assert script.failing_opens == []
+        Explored([script], writes=5, config=TrainConfig(reopen_s=1e-9))
+    assert len(script.failing_opens) == 2
 
 
-def test_envs_that_come_back_within_the_limit_are_used() -> None:
+def test_envs_that_come_back_in_time_are_used() -> None:
     script = Script(failing_opens=[ServerUnreachable("nobody there")] * 2)
-    assert Explored([script], writes=5, config=TrainConfig(reopen_attempts=3)).counters.get("env_steps") == 12
+    assert Explored([script], writes=5).counters.get("env_steps") == 12
+
+
+def test_envs_that_fail_whenever_they_are_made_are_not_tried_for_long() -> None:
+    script = Script(failing_opens=[EnvFault("it broke")] * 90)
+    with pytest.raises(EnvFault, match="it broke"):
+        Explored([script], writes=5)
+    assert len(script.failing_opens) == 90 - opening.MOST_FAULTS
 
 
 def test_envs_in_another_autoreset_mode_are_refused() -> None:
@@ -242,3 +249,36 @@ def test_envs_are_lent_to_the_evaluator_and_opened_again() -> None:
     assert counters.get("lent") == 0
     assert (script.opened, script.closed) == (2, 2)
     assert [bool(raw.valid.any()) for raw in steps.written] == [False, True, True, True, False, True, True, True]
+
+
+def test_an_explorer_that_starts_again_plays_the_episodes_that_are_left() -> None:
+    script, played = Script(num_envs=2), np.array([3, 1])
+    run, counters, steps = FakeRun(set()), FakeCounters(), ListedSteps()
+    group = ExplorerGroup(0, script.open, constant(0), played)
+    for _ in range(2):  # the second finds nothing left, and opens no env
+        run_explorer(TrainConfig(episodes=3), TASK, [group], steps, counters.row("e"), run.control("e"))
+    assert counters.get("episodes") == 2
+    assert played.tolist() == [3, 3]
+    assert script.opened == 1
+    assert counters.get("explorers_finished") == 1, "one explorer, however often it was started"
+
+
+def test_an_explorer_whose_envs_are_lent_when_it_starts_again_waits_for_them() -> None:
+    script, run, counters = Script("A", num_envs=1), FakeRun(set()), FakeCounters()
+    evaluator, opened = counters.row("evaluator"), []
+    evaluator.set("wants_envs", 1)
+    counters.row("e").set("lent", 1)
+
+    class Control(FakeControl):
+        def is_stopping(self) -> bool:
+            if counters.get("lent"):
+                opened.append(script.opened)
+                evaluator.set("wants_envs", 0)
+            return super().is_stopping()
+
+    group = ExplorerGroup(0, script.open, constant(0))
+    steps = ListedSteps(run, 5)
+    run_explorer(TrainConfig(), TASK, [group], steps, counters.row("e"), Control(run, "e"), lends_envs=True)
+    assert set(opened) == {0}, "the evaluator had them"
+    assert script.opened == 1
+    assert counters.get("lent") == 0

@@ -12,8 +12,8 @@ from multiserverrl.errors import CheckpointError, RunError
 from multiserverrl.train.channels import RawSteps
 from multiserverrl.train.checkpoint import load_newest
 from multiserverrl.train.config import TrainConfig
-from multiserverrl.train.learner import Training, replay_layout, run_learner
-from multiserverrl.train.replay import new_arrays
+from multiserverrl.train.learner import Training, run_learner
+from multiserverrl.train.replay import new_arrays, replay_layout
 from multiserverrl.train.task import Task
 from multiserverrl.train.weights import publication_of
 from tests.train.fakes import FakeCounters, FakeRun, FakeWeights
@@ -50,6 +50,12 @@ class ListedReader:
         steps = raw_steps(self._numbers.pop(0))
         self._explorer.add("env_steps", len(steps.valid))
         return steps
+
+    def done(self, group: int, number: int) -> None:
+        pass
+
+    def last_done(self) -> list[RawSteps]:
+        return []
 
 
 class Learned:
@@ -161,12 +167,12 @@ def test_a_learner_that_starts_again_keeps_the_replay_buffer_that_outlived_it(tm
     inserted = first.counters.get("inserted")
     again = Learned(tmp_path, 20, 0, replay_arrays=arrays, counters=first.counters)
     np.testing.assert_array_equal(arrays["obs"], obs)
-    assert arrays["inserted"][0] == inserted
+    assert again.counters.get("inserted") == inserted
     assert again.counters.get("env_steps") == 160, "counters that outlived it are not counted twice"
     assert again.weights.version() > first.weights.version()
 
 
-def test_a_learner_that_died_after_its_last_checkpoint_makes_up_for_the_updates_since() -> None:
+def test_a_learner_that_died_after_its_last_checkpoint_keeps_the_replay_and_its_ratio_without_a_burst() -> None:
     arrays, counters, weights = new_arrays(replay_layout(CONFIG, TASK)), FakeCounters(), FakeWeights()
 
     def training() -> Training:
@@ -188,10 +194,14 @@ def test_a_learner_that_died_after_its_last_checkpoint_makes_up_for_the_updates_
     again.resume(checkpoint)
     assert again.replay.inserted == died.replay.inserted, "the replay buffer outlived it"
     assert again.updates == checkpoint.state["updates"] < died.updates
-    learn(again, 30, 1)
-    assert again.updates >= died.updates
+    assert counters.get("updates_lost") == pytest.approx(died.updates - again.updates, abs=CONFIG.publish_every)
+    assert not again.owes_updates(), "what was lost is not made good in one go"
+    inserted, updates = again.replay.inserted, again.updates
+    learn(again, 30, 10)
+    worth = (again.replay.inserted - inserted) * CONFIG.replay_ratio
+    assert again.updates - updates == pytest.approx(worth, abs=1)
     assert weights.version() > died.version, "no version is given twice"
-    assert counters.get("env_steps") == 31 * 8
+    assert counters.get("env_steps") == 40 * 8
 
 
 def test_a_checkpoint_of_another_env_is_refused(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.evaluate import greedy_returns
 from multiserverrl.train.explorer import ExplorerGroup, run_explorer
 from multiserverrl.train.inference import exploration_rng
-from multiserverrl.train.learner import Training, replay_layout
+from multiserverrl.train.learner import Training
 from multiserverrl.train.policy import Policy, load_policy
-from multiserverrl.train.replay import new_arrays
+from multiserverrl.train.replay import new_arrays, replay_layout
 from multiserverrl.train.task import Task, task_of
 from tests.train.fakes import FakeCounters, FakeRun, FakeWeights, ScriptedActions, local_envs, train_here
 

@@ -1,13 +1,14 @@
-"""Births and deaths: the processes of one attempt at a run, started, started again, and ended.
+"""Births and deaths: the processes of a run, started, started again, and ended.
 
-An explorer, the inference server and the evaluator are started again when they die, with back-off
-and a limit. The learner's death ends the attempt: the next one goes on from its last checkpoint.
+Each is started again alone when it dies, with back-off and a limit; the others wait for it or go on. One that only
+stands still (SIGSTOP) is waited for, and told of.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -17,16 +18,15 @@ from multiserverrl.launch.channels import Channels
 from multiserverrl.launch.roles import Brief, Role, RunPlan, cast_of
 from multiserverrl.observe.log import log
 from multiserverrl.processes import Child, cause_of_exit, start_child
+from multiserverrl.train.opening import LOST
 
-__all__ = ["STABLE_AFTER_S", "Cast", "LearnerDied"]
+__all__ = ["Cast"]
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 8.0
-STABLE_AFTER_S = 60.0  # earlier deaths of one that lived so long are forgotten
+STABLE_AFTER_S = 10.0  # deaths before one has been ready for so long are in a row
 READY_DEADLINE_S = 180.0  # envs may be slow to start
-
-
-class LearnerDied(RunError):
-    """The learner died of something that another attempt may not meet."""
+# Another birth mends none of these: the first two say so, and envs that stay lost had all the patience there is.
+FINAL = (MisuseError, CheckpointError, *LOST)
 
 
 @dataclass
@@ -34,15 +34,17 @@ class _Player:
     role: Role
     child: Child | None = None  # None: it died and waits for its next birth, or has finished
     restarts: int = 0
-    born_at_s: float = 0.0
+    died_at_s: float = 0.0
     born_again_at_s: float | None = None
+    ready_at_s: float | None = None
+    is_stopped: bool = False
 
 
 class Cast:
-    """All processes of one attempt. Whoever makes it calls `end`, whatever happens."""
+    """All processes of a run; `tell` is given lines for people. Whoever makes it calls `end`, whatever happens."""
 
-    def __init__(self, plan: RunPlan, channels: Channels) -> None:
-        self._plan, self._channels = plan, channels
+    def __init__(self, plan: RunPlan, channels: Channels, tell: Callable[[str], None]) -> None:
+        self._plan, self._channels, self._tell = plan, channels, tell
         self._control = channels.control(0)
         self._players = [_Player(role) for role in cast_of(plan)]
         self._rows = [player.role.row for player in self._players]
@@ -57,12 +59,14 @@ class Cast:
     def tend(self) -> None:
         """Open the gate once all are ready; start again what died.
 
-        Raises LearnerDied, or what ended a process that must not be started again.
+        Raises what ended a process that must not be started again, or was too often.
         """
         now_s = time.monotonic()
         for player in self._players:
             if player.child is not None and (code := player.child.exitcode()) is not None:
                 self._mourn(player, code, now_s)
+            elif player.child is not None:
+                self._look_at(player, player.child, now_s)
             elif player.born_again_at_s is not None and now_s >= player.born_again_at_s:
                 self._give_birth(player)
         if not self.has_started:
@@ -72,6 +76,9 @@ class Cast:
         """Say stop, give each the time that it needs, kill what is left. Nothing runs afterwards."""
         try:
             self._control.stop()
+            for player in self._players:
+                if player.child is not None:
+                    player.child.wake()  # one that stands still would not hear it
             said_s = time.monotonic()
             for player in self._players:
                 if player.child is not None:
@@ -106,23 +113,33 @@ class Cast:
         role = player.role
         self._control.forget(role.row)
         brief = Brief(self._plan, role.name, role.index, role.row, self._channels.handle)
-        player.born_at_s, player.born_again_at_s = time.monotonic(), None
+        player.born_again_at_s = player.ready_at_s = None
         player.child = start_child(
             role.entry, msgspec.json.encode(brief), name=role.name, fds=self._channels.handle.fds
         )
 
+    def _look_at(self, player: _Player, child: Child, now_s: float) -> None:
+        name = player.role.name
+        if player.ready_at_s is None and self._control.are_ready([player.role.row]):
+            player.ready_at_s = now_s
+            if player.died_at_s:
+                log("process_ready_again", process=name, after_s=round(now_s - player.died_at_s, 3))
+        if player.is_stopped != child.is_stopped():
+            player.is_stopped = not player.is_stopped
+            log("process_stopped" if player.is_stopped else "process_continued", level=logging.WARNING, process=name)
+            still = f"stands still (it was sent a SIGSTOP?) and is waited for: kill -CONT {child.pid} lets it go on"
+            self._tell(f"the {name} {still if player.is_stopped else 'goes on'}")
+
     def _mourn(self, player: _Player, code: int, now_s: float) -> None:
         role = player.role
-        player.child = None
-        if code == 0 and role.most_restarts:  # it finished, or the run is stopping
+        player.child, player.is_stopped, player.died_at_s = None, False, now_s
+        if code == 0:  # it finished, or the run is stopping
             return
         cause = cause_of_exit(code)
         error = _last_error(self._control.last_words(role.row), role.name, cause)
-        if isinstance(error, MisuseError | CheckpointError):
+        if isinstance(error, FINAL):
             raise error
-        if not role.most_restarts:
-            raise LearnerDied(str(error))
-        if now_s - player.born_at_s > STABLE_AFTER_S:
+        if player.ready_at_s is not None and now_s - player.ready_at_s > STABLE_AFTER_S:
             player.restarts = 0
         if player.restarts >= role.most_restarts:
             raise RunError(f"the {role.name} died {player.restarts + 1} times in a row; the last time: {error}")
@@ -137,6 +154,7 @@ class Cast:
             restarts=player.restarts,
             why=str(error),
         )
+        self._tell(f"{error}: it is started again")
 
 
 def _last_error(words: tuple[str, str] | None, name: str, cause: str) -> MultiServerRLError:

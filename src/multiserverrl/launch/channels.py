@@ -1,4 +1,4 @@
-"""All channels of a run in one shared block: made and owned by the launcher, opened by its children.
+"""All channels of a run in one shared block, its replay buffer in another: the launcher's, opened by its children.
 
 What lies where follows from the plan alone, so a child needs the plan (plain JSON) and the
 inherited descriptors of the door-bells, nothing more.
@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from numpy.typing import DTypeLike, NDArray
 
+from multiserverrl.errors import ConfigError
 from multiserverrl.launch.actions import SlotClient, SlotServer, slot_fields
 from multiserverrl.launch.bells import Bell, new_bell
 from multiserverrl.launch.control import CounterTable, EvaluationLog, RunControl, control_fields
@@ -33,7 +34,9 @@ class ChannelPlan(msgspec.Struct, frozen=True):
     group_sizes: tuple[int, ...]  # envs of each explorer group
     weights: dict[str, tuple[str, tuple[int, ...]]]  # name → (dtype, shape)
     rows: int  # processes that count
+    replay: dict[str, tuple[str, tuple[int, ...]]] = {}  # its arrays, likewise
     step_slots: int = 1  # steps of a group that may wait for the learner; more made learning slower (old actions)
+    kept_steps: int = 0  # of a group, that were learned from: a learner that starts again finds its windows in them
 
 
 class ChannelsHandle(msgspec.Struct, frozen=True):
@@ -41,6 +44,7 @@ class ChannelsHandle(msgspec.Struct, frozen=True):
 
     plan: ChannelPlan
     block: BlockHandle
+    replay: BlockHandle
     bells: dict[str, Bell]
 
     @property
@@ -52,18 +56,23 @@ class ChannelsHandle(msgspec.Struct, frozen=True):
 class Channels:
     """The ends of every channel. Each process takes only those that are its own."""
 
-    def __init__(self, handle: ChannelsHandle, block: Block) -> None:
+    def __init__(self, handle: ChannelsHandle, block: Block, replay: Block | None = None) -> None:
         self.handle = handle
-        self._plan, self._bells, self._block = handle.plan, handle.bells, block
+        self._plan, self._bells, self._block, self._replay = handle.plan, handle.bells, block, replay
         self._views = _layout(handle.plan).views(block)
 
     @classmethod
     def create(cls, plan: ChannelPlan) -> Channels:
-        """The launcher's: new channels, all empty. `close` gives memory and descriptors back."""
+        """The launcher's: new channels, all empty. `close` gives memory and descriptors back.
+
+        ConfigError when there is no memory for the replay buffer.
+        """
+        replay = _replay_block(plan)
         names = ["launcher", "gate", "stop", "steps", "requests"]
         names += [f"{kind}{group}" for group in range(len(plan.group_sizes)) for kind in ("room", "answer")]
         block = Block.create(_layout(plan).size_bytes, "channels")
-        return cls(ChannelsHandle(plan, block.handle, {name: new_bell() for name in names}), block)
+        bells = {name: new_bell() for name in names}
+        return cls(ChannelsHandle(plan, block.handle, replay.handle, bells), block, replay)
 
     @classmethod
     def open(cls, handle: ChannelsHandle) -> Channels:
@@ -76,6 +85,8 @@ class Channels:
             bell.close()
         self._views.clear()
         self._block.close()
+        if self._replay is not None:
+            self._replay.close()
 
     def step_writer(self, groups: list[int]) -> RingWriter:
         """An explorer's, for its own groups."""
@@ -88,6 +99,14 @@ class Channels:
         groups = range(len(self._plan.group_sizes))
         room = [self._bells[f"room{group}"] for group in groups]
         return RingReader([self._ring(group) for group in groups], room, self._bells["steps"], self._bells["stop"])
+
+    def replay_arrays(self) -> dict[str, Array]:
+        """The learner's: its replay buffer, which outlives it."""
+        return Layout(self._plan.replay).views(Block.open(self.handle.replay))
+
+    def played(self, group: int) -> Array:
+        """An explorer's: (N,) episodes that each env of a group has ended; they outlive it."""
+        return self._part(f"actions{group}")["played"]
 
     def action_client(self, group: int) -> SlotClient:
         """An explorer's, one for each of its groups."""
@@ -128,7 +147,7 @@ class Channels:
         return self._bells["launcher"]
 
     def _ring(self, group: int) -> StepRing:
-        return StepRing(group, self._part(f"steps{group}"))
+        return StepRing(group, self._part(f"steps{group}"), self._plan.kept_steps)
 
     def _part(self, name: str) -> dict[str, Array]:
         prefix = f"{name}/"
@@ -140,9 +159,19 @@ def _layout(plan: ChannelPlan) -> Layout:
     _add(fields, "control", control_fields(plan.rows))
     _add(fields, "weights", snapshot_fields(plan.weights))
     for group, num_envs in enumerate(plan.group_sizes):
-        _add(fields, f"steps{group}", ring_fields(plan.task, num_envs, plan.step_slots))
+        _add(fields, f"steps{group}", ring_fields(plan.task, num_envs, plan.step_slots + plan.kept_steps))
         _add(fields, f"actions{group}", slot_fields(plan.task, num_envs))
     return Layout(fields)
+
+
+def _replay_block(plan: ChannelPlan) -> Block:
+    size_bytes = Layout(plan.replay).size_bytes
+    try:
+        return Block.create(size_bytes, "replay")
+    except (OSError, MemoryError) as error:
+        raise ConfigError(
+            f"--buffer-size asks for {size_bytes / 2**30:.1f} GiB of memory, and they are not there: {error}"
+        ) from error
 
 
 def _add(fields: Fields, part: str, more: Mapping[str, tuple[DTypeLike, tuple[int, ...]]]) -> None:

@@ -74,6 +74,7 @@ def _explore(brief: Brief, channels: Channels) -> None:
                     open_envs, group.url, plan.env_id, group.num_envs, f"{plan.owner}-group-{group.number}"
                 ),
                 actions=channels.action_client(group.number),
+                played=channels.played(group.number),
             )
             for group in groups
         ],
@@ -111,6 +112,7 @@ def _learn(brief: Brief, channels: Channels) -> None:
         channels.counters(brief.row),
         channels.control(brief.row),
         Path(plan.run_dir) / "checkpoints",
+        replay_arrays=channels.replay_arrays(),
     )
 
 

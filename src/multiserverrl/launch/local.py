@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from multiserverrl.errors import RunError
 from multiserverrl.launch.bells import wait_for_any
-from multiserverrl.launch.cast import STABLE_AFTER_S, Cast, LearnerDied
+from multiserverrl.launch.cast import Cast
 from multiserverrl.launch.channels import Channels
 from multiserverrl.launch.control import CounterTable
 from multiserverrl.launch.progress import Progress
 from multiserverrl.launch.roles import RunPlan, channel_plan
 from multiserverrl.launch.signals import Interrupts
 from multiserverrl.launch.status import Clock, Status, StatusReader
-from multiserverrl.observe.log import log
 from multiserverrl.observe.metrics import MetricsWriter
 from multiserverrl.train.channels import Evaluation
-from multiserverrl.train.weights import weights_fields
 
 __all__ = ["INTERRUPTED", "SOLVED", "USED_UP", "Ending", "LocalRun"]
 
@@ -27,7 +23,6 @@ SOLVED, USED_UP, INTERRUPTED = "solved", "episodes used up", "interrupted"
 
 LOOK_EVERY_S = 0.1
 METRICS_EVERY_S = 1.0
-MOST_DEATHS = 3  # of the learner in a row: it will go on dying
 LAST_EVALUATION_S = 60.0  # when the episodes are used up, the last weights are still evaluated
 
 
@@ -69,7 +64,7 @@ class Reporter:
 
 
 class LocalRun:
-    """One run: attempts, each with a cast of its own, until one ends otherwise than by the learner's death."""
+    """One run on this machine: its channels, its cast, and an eye on both."""
 
     def __init__(
         self,
@@ -87,21 +82,8 @@ class LocalRun:
 
     def run(self) -> Ending:
         """Train until the end; no process runs afterwards. Raises what made it impossible to go on."""
-        deaths = 0
-        while True:
-            began_s = time.monotonic()
-            try:
-                return self._attempt()
-            except LearnerDied as death:
-                deaths = 1 if time.monotonic() - began_s > STABLE_AFTER_S else deaths + 1
-                if deaths == MOST_DEATHS:
-                    raise RunError(f"{death}; it died {deaths} times in a row") from death
-                log("run_restarted", level=logging.WARNING, why=str(death), deaths=deaths)
-                self._reporter.progress.say(f"{death}: going on from the last checkpoint")
-
-    def _attempt(self) -> Ending:
-        channels = Channels.create(channel_plan(self._plan, weights_fields(self._plan.config, self._plan.task)))
-        cast = Cast(self._plan, channels)
+        channels = Channels.create(channel_plan(self._plan))
+        cast = Cast(self._plan, channels, self._reporter.progress.say)
         self._interrupts.watch(channels.launcher_bell)
         try:
             cast.start()

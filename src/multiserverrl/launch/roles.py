@@ -9,7 +9,9 @@ import msgspec
 from multiserverrl.launch.channels import ChannelPlan, ChannelsHandle
 from multiserverrl.launch.seats import Seats
 from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.replay import replay_layout
 from multiserverrl.train.task import Task
+from multiserverrl.train.weights import weights_fields
 
 __all__ = ["Brief", "Role", "RunPlan", "cast_of", "channel_plan"]
 
@@ -39,7 +41,7 @@ class Brief(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Role:
-    """One process of the cast. Where `most_restarts` is 0, its death ends the attempt."""
+    """One process of the cast. When it dies once more than `most_restarts` times in a row, the run ends."""
 
     name: str
     entry: str
@@ -53,7 +55,7 @@ def cast_of(plan: RunPlan) -> list[Role]:
     """All processes of a run, the slowest to start first; row 0 of the counters is the launcher's."""
     explorers = plan.config.explorers
     return [
-        Role("learner", f"{_ENTRIES}:learner", 0, 1, most_restarts=0, stop_grace_s=60.0),
+        Role("learner", f"{_ENTRIES}:learner", 0, 1, most_restarts=5, stop_grace_s=60.0),
         *(
             Role(f"explorer-{index}", f"{_ENTRIES}:explorer", index, 4 + index, most_restarts=5, stop_grace_s=5.0)
             for index in range(explorers)
@@ -63,7 +65,13 @@ def cast_of(plan: RunPlan) -> list[Role]:
     ]
 
 
-def channel_plan(plan: RunPlan, weights: dict[str, tuple[str, tuple[int, ...]]]) -> ChannelPlan:
+def channel_plan(plan: RunPlan) -> ChannelPlan:
     """The channels that this cast needs."""
-    sizes = tuple(group.num_envs for group in plan.seats.groups)
-    return ChannelPlan(task=plan.task, group_sizes=sizes, weights=weights, rows=4 + plan.config.explorers)
+    return ChannelPlan(
+        task=plan.task,
+        group_sizes=tuple(group.num_envs for group in plan.seats.groups),
+        weights=weights_fields(plan.config, plan.task),
+        rows=4 + plan.config.explorers,
+        replay=replay_layout(plan.config, plan.task),
+        kept_steps=plan.config.n_step - 1,
+    )

@@ -1,7 +1,8 @@
 """Raw steps on their way from an explorer to the learner: a bounded ring of slots for each group of envs.
 
 One writer and one reader a ring, each with a running number that only it writes: there is no lock
-that a killed process could hold. What was not wholly written is not counted, and so not read.
+that a killed process could hold. What was not wholly written is not counted, and so not read. What was read
+keeps its slot until the reader is done with it, and some slots longer: a reader that starts again begins there.
 (Stores are seen in order on x86-64; elsewhere the door-bell's system call orders them. Not tested there.)
 """
 
@@ -41,10 +42,10 @@ def ring_fields(task: Task, num_envs: int, slots: int) -> dict[str, tuple[DTypeL
 
 
 class StepRing:
-    """One group's ring, on the arrays of `ring_fields`."""
+    """One group's ring, on the arrays of `ring_fields`; `kept` of its slots hold what was done with last."""
 
-    def __init__(self, group: int, views: Mapping[str, Array]) -> None:
-        self.group = group
+    def __init__(self, group: int, views: Mapping[str, Array], kept: int = 0) -> None:
+        self.group, self._kept = group, kept
         self._views = views
         self._written, self._read = views["written"], views["read"]
         self._slots = len(views["version"])
@@ -52,7 +53,7 @@ class StepRing:
     def put(self, steps: RawSteps) -> bool:
         """Copy the steps in; False when the ring is full."""
         written = int(self._written[0])
-        if written - int(self._read[0]) >= self._slots:
+        if written - int(self._read[0]) >= self._slots - self._kept:
             return False
         slot = written % self._slots
         for name in _ARRAYS:
@@ -61,16 +62,28 @@ class StepRing:
         self._written[0] = written + 1
         return True
 
-    def take(self) -> RawSteps | None:
-        """The oldest steps, copied out; None when the ring is empty."""
+    def oldest(self) -> RawSteps | None:
+        """The oldest steps that are not done with, copied out; None when there are none."""
         read = int(self._read[0])
-        if read == int(self._written[0]):
-            return None
-        slot = read % self._slots
+        return None if read == int(self._written[0]) else self._copy(read)
+
+    def done(self, number: int) -> bool:
+        """Give the slot of the oldest steps back, if this is their number."""
+        if number != int(self._read[0]) or number == int(self._written[0]):
+            return False
+        self._read[0] = number + 1
+        return True
+
+    def last_done(self) -> list[RawSteps]:
+        """What was done with last, the oldest first."""
+        read = int(self._read[0])
+        return [self._copy(number) for number in range(max(0, read - self._kept), read)]
+
+    def _copy(self, number: int) -> RawSteps:
+        slot = number % self._slots
         copies = {name: self._views[name][slot].copy() for name in _ARRAYS}
-        steps = RawSteps(group=self.group, weights_version=int(self._views["version"][slot]), **copies)
-        self._read[0] = read + 1
-        return steps
+        version = int(self._views["version"][slot])
+        return RawSteps(group=self.group, weights_version=version, number=number, **copies)
 
 
 class RingWriter:
@@ -100,14 +113,23 @@ class RingReader:
 
     def read(self, timeout_s: float) -> RawSteps | None:
         """See `StepReader.read`."""
-        return self._arrived.until(self._take, timeout_s)
+        return self._arrived.until(self._oldest, timeout_s)
 
-    def _take(self) -> RawSteps | None:
+    def done(self, group: int, number: int) -> None:
+        """See `StepReader.done`."""
+        if 0 <= group < len(self._rings):
+            self._next = (group + 1) % len(self._rings)
+            if self._rings[group].done(number):
+                self._room[group].ring()
+
+    def last_done(self) -> list[RawSteps]:
+        """See `StepReader.last_done`."""
+        return [steps for ring in self._rings for steps in ring.last_done()]
+
+    def _oldest(self) -> RawSteps | None:
         for turn in range(len(self._rings)):
             index = (self._next + turn) % len(self._rings)
-            steps = self._rings[index].take()
+            steps = self._rings[index].oldest()
             if steps is not None:
-                self._room[index].ring()
-                self._next = (index + 1) % len(self._rings)
                 return steps
         return None

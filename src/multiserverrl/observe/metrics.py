@@ -41,10 +41,10 @@ class Rates:
         self._before: dict[str, tuple[float, float]] = {}  # name → (time, count)
 
     def per_s(self, name: str, count: float, now_s: float) -> float:
-        """The rate since the last call with this name; 0.0 at the first."""
+        """The rate since the last call with this name; 0.0 at the first, and where a process began anew lower."""
         before_s, before = self._before.get(name, (now_s, count))
         self._before[name] = (now_s, count)
-        return (count - before) / (now_s - before_s) if now_s > before_s else 0.0
+        return max(count - before, 0.0) / (now_s - before_s) if now_s > before_s else 0.0
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -150,7 +150,8 @@ def serve(config: ServerConfig) -> int:
     try:
         _announce(config, server)
         while not signals:
-            select.select([wake], [], [], 0.2)
+            if select.select([wake], [], [], 0.2)[0]:
+                os.read(wake, 4096)
             server.poll()
         log("stopping", signal=signal.Signals(signals[0]).name)
         _stop_with_patience(server, signals, config.drain_s)
@@ -171,13 +172,15 @@ def _stop_with_patience(server: RunningServer, signals: list[int], drain_s: floa
 
 
 def _catch_signals() -> tuple[int, list[int]]:
-    """A descriptor that becomes readable on a signal, and the list of those that came."""
+    """A descriptor that becomes readable on a signal, and the list of those that came; a front's death wakes, too."""
     wake, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda caught, _: signals.append(caught))
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, lambda caught, _: None)
     return wake, signals
 
 

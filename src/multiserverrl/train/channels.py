@@ -51,6 +51,7 @@ class RawSteps:
     next_obs: Array  # (N, *obs_shape)
     valid: Array  # (N,) bool
     weights_version: int  # of the weights that chose the actions; 0 before the first snapshot
+    number: int = -1  # of these steps in their group: the channel counts them
 
 
 class StepWriter(Protocol):
@@ -61,10 +62,16 @@ class StepWriter(Protocol):
 
 
 class StepReader(Protocol):
-    """The learner's end of all explorers' channels."""
+    """The learner's end of all explorers' channels. What is read stays there until it is done with."""
 
     def read(self, timeout_s: float) -> RawSteps | None:
-        """The oldest unread steps of the next group in turn, copied out; None when none came in time."""
+        """The oldest steps, not done with, of the next group in turn, copied out; None when none came in time."""
+
+    def done(self, group: int, number: int) -> None:
+        """Give the room of these steps back; nothing, when that was done or there are none of this name."""
+
+    def last_done(self) -> list[RawSteps]:
+        """The last steps that were done with, each group's oldest first: as many as a window is long, less one."""
 
 
 class ActionClient(Protocol):
@@ -171,7 +178,7 @@ COUNTERS: dict[str, str] = {
     "recent_return_sum": "sum of the returns in these windows",
     "faults": "env steps that were not learned from because the env failed",
     "reopened": "groups of envs that were lost and opened again",
-    "explorers_finished": "explorers whose envs have used up their episodes",
+    "explorers_finished": "1 when this explorer's envs have used up their episodes",
     "first_step_at_s": "CLOCK_MONOTONIC of the first env step; two explorers may both set it: the smallest counts",
     "lent": "1 while this explorer has closed its envs for the evaluator",
     # inference server
@@ -187,6 +194,8 @@ COUNTERS: dict[str, str] = {
     "weights_version": "version of the newest weights",
     "checkpoints": "checkpoints written by this process",
     "wall_before_s": "training time before a resume",
+    "learning_since_s": "CLOCK_MONOTONIC of the learner's first steps",
+    "updates_lost": "updates made after the snapshot that a learner, started again, went on from",
     # evaluator
     "evaluations": "evaluations reported",
     "wants_envs": "1 while the evaluator needs the explorer's envs",

@@ -55,7 +55,7 @@ class TrainConfig:
     eval_episodes: int = setting(20, "greedy episodes in an evaluation")
     eval_every_s: float = setting(0.2, "pause between evaluations: they take computing time from learning", unit="s")
     checkpoint_every_s: float = setting(10.0, "time between checkpoints", unit="s")
-    reopen_attempts: int = setting(8, "tries to open lost envs again before an explorer gives up")
+    reopen_s: float = setting(120.0, "how long lost envs are tried to be opened again before the run ends", unit="s")
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
@@ -88,10 +88,10 @@ class TrainConfig:
 
 _AT_LEAST_ONE = (
     "explorers", "n_step", "learning_rate_steps", "batch_size", "target_update", "epsilon_steps", "buffer_size",
-    "warmup_steps", "publish_every", "inference_batch", "torch_threads", "eval_episodes", "reopen_attempts",
+    "warmup_steps", "publish_every", "inference_batch", "torch_threads", "eval_episodes",
 )  # fmt: skip
 _SHARES = ("gamma", "learning_rate_end", "epsilon_start", "epsilon_end")
-_POSITIVE = ("reward_scale", "learning_rate", "replay_ratio", "checkpoint_every_s")
+_POSITIVE = ("reward_scale", "learning_rate", "replay_ratio", "checkpoint_every_s", "reopen_s")
 _NOT_NEGATIVE = ("seed", "inference_deadline_s", "eval_every_s")
 
 

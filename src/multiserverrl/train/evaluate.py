@@ -132,7 +132,7 @@ class _Places:
 
     def open(self) -> None:
         self._envs, _ = open_envs(
-            self._make_envs, self._seed(), self._task.obs_dtype, self._config.reopen_attempts, self._control
+            self._make_envs, self._seed(), self._task.obs_dtype, self._config.reopen_s, self._control
         )
 
     def play(self, policy: Policy) -> Array:

@@ -45,6 +45,7 @@ class ExplorerGroup:
     number: int  # over all explorers
     make_envs: Callable[[], VectorEnv]
     actions: ActionClient
+    played: Array | None = None  # (N,) episodes that each env has ended; where it is shared memory they outlive us
 
 
 def run_explorer(
@@ -64,7 +65,10 @@ def run_explorer(
     """
     episodes = _Episodes(counters)
     lanes = [_Lane(config, task, group, steps, episodes, counters, control) for group in groups]
+    lanes = [lane for lane in lanes if lane.has_episodes()]  # an explorer before us may have used them up
     try:
+        if lends_envs:
+            _wait_for_evaluator(counters, control)
         for lane in lanes:
             lane.open()
         control.ready()
@@ -75,7 +79,7 @@ def run_explorer(
         for lane in lanes:
             lane.begin_episodes()
         _take_turns(lanes, counters, control, lends_envs)
-        counters.add("explorers_finished", 1)
+        counters.set("explorers_finished", 1)
     except Stopped:
         pass
     finally:
@@ -103,15 +107,20 @@ def _lend(lanes: deque[_Lane], counters: Counters, control: Control) -> None:
     """Close the envs, wait until the evaluator wants them no more, and open them again."""
     for lane in lanes:
         lane.pause()
-    counters.set("lent", 1)
-    try:
-        while counters.get("wants_envs"):
-            sleep_unless_stopping(0.02, control)
-    finally:
-        counters.set("lent", 0)
+    _wait_for_evaluator(counters, control)
     for lane in lanes:
         lane.open()
         lane.begin_episodes()
+
+
+def _wait_for_evaluator(counters: Counters, control: Control) -> None:
+    """Leave the envs' places to it for as long as it wants them; an explorer that died may have lent them."""
+    try:
+        while counters.get("wants_envs"):
+            counters.set("lent", 1)
+            sleep_unless_stopping(0.02, control)
+    finally:
+        counters.set("lent", 0)
 
 
 class _Episodes:
@@ -147,7 +156,7 @@ class _Lane:
         self._envs: VectorEnv | None = None
         self._obs = np.zeros(0)
         self._actions, self._version = np.zeros(0, np.int64), 0
-        self._left: Array | None = None  # (N,) episodes each env may still play; None: no limit
+        self._played = group.played  # (N,) episodes that each env has ended
         self._opened = 0
         self._has_request = False
         self.is_stepping = False
@@ -157,12 +166,17 @@ class _Lane:
         entropy = [self._config.seed, 2, self._group.number, self._opened, int(self._counters.get("env_steps"))]
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         self._envs, self._obs = open_envs(
-            self._group.make_envs, seed, self._task.obs_dtype, self._config.reopen_attempts, self._control
+            self._group.make_envs, seed, self._task.obs_dtype, self._config.reopen_s, self._control
         )
         self._opened += 1
         self._returns = np.zeros(self._envs.num_envs)
-        if self._left is None and self._config.episodes is not None:
-            self._left = np.full(self._envs.num_envs, self._config.episodes)
+        if self._played is None:
+            self._played = np.zeros(self._envs.num_envs, np.int64)
+
+    def has_episodes(self) -> bool:
+        """Whether any of the envs may play on."""
+        limit = self._config.episodes
+        return limit is None or self._played is None or bool((self._played < limit).any())
 
     def begin_episodes(self) -> None:
         """Tell the learner that whatever ran in this group is over, and ask for the first actions."""
@@ -198,7 +212,7 @@ class _Lane:
         steps = self._raw_steps(obs, reward, terminated, truncated, infos)
         self._obs = obs
         self._count(steps)
-        has_episodes = self._left is None or bool((self._left > 0).any())
+        has_episodes = self.has_episodes()
         if has_episodes:
             self._request()  # before writing: the inference server works while we copy
         self._write(steps)
@@ -226,8 +240,9 @@ class _Lane:
         whole = (terminated | truncated) & valid
         if whole.any() and (whole & ~np.asarray(infos.get("_final_obs", False))).any():
             raise RunError("an episode ended without its final observation: its last step cannot be learned from")
-        if self._left is not None:
-            valid &= self._left > 0  # it steps on only because others of its group do
+        assert self._played is not None
+        if self._config.episodes is not None:
+            valid &= self._played < self._config.episodes  # it steps on only because others of its group do
         next_obs = true_next_obs(obs, infos)
         reward = np.asarray(reward, np.float32)
         return RawSteps(
@@ -243,8 +258,8 @@ class _Lane:
         whole = ended & steps.valid
         if whole.any():
             self._episodes.ended(self._returns[whole].tolist())
-        if self._left is not None:
-            self._left -= whole
+        assert self._played is not None
+        self._played += whole
         self._returns[ended] = 0.0
 
     def _reopen(self) -> None:

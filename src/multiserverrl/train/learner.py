@@ -12,17 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multiserverrl.errors import CheckpointError, RunError
+from multiserverrl.observe.log import log
 from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.channels import Control, Counters, RawSteps, StepReader, WeightsWriter
 from multiserverrl.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.ratio import ReplayRatio
-from multiserverrl.train.replay import Replay, new_arrays, replay_fields
+from multiserverrl.train.replay import Replay, new_arrays, replay_layout
 from multiserverrl.train.task import Task
 from multiserverrl.train.transitions import NStep
 from multiserverrl.train.weights import stamped
 
-__all__ = ["Training", "replay_layout", "run_learner"]
+__all__ = ["Training", "run_learner"]
 
 READ_TIMEOUT_S = 0.1  # how long a stop may go unnoticed
 CARRIED_OVER = (
@@ -31,11 +32,6 @@ CARRIED_OVER = (
     "return_sum",
     "faults",
 )  # counters of other processes that a resume begins with
-
-
-def replay_layout(config: TrainConfig, task: Task) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """(dtype, shape) of each of the replay buffer's arrays."""
-    return replay_fields(algorithm_for(config, task).transition_fields, config.buffer_size)
 
 
 def run_learner(
@@ -53,10 +49,12 @@ def run_learner(
 
     A checkpoint in `checkpoint_dir` is gone on from; CheckpointError when none there loads.
     `replay_arrays` (zeros at first, laid out by `replay_layout`) outlive this process where they
-    are shared memory: a learner that starts again finds its replay buffer in them.
+    are shared memory: a learner that starts again finds its replay buffer in them, and learns from every
+    step once.
     """
     training = Training(config, task, replay_arrays or new_arrays(replay_layout(config, task)), weights, counters)
     training.resume(load_newest(checkpoint_dir))
+    training.take_up(steps)
     training.publish()
     control.ready()
     saved_at_s = time.monotonic()
@@ -64,6 +62,7 @@ def run_learner(
         raw = steps.read(READ_TIMEOUT_S)
         if raw is not None:
             training.take(raw)
+            steps.done(raw.group, raw.number)
         while training.owes_updates() and not control.is_stopping():
             training.update()
         if time.monotonic() - saved_at_s >= config.checkpoint_every_s:
@@ -92,6 +91,7 @@ class Training:
         self.ratio = ReplayRatio(config.replay_ratio, config.warmup_steps)
         self.rng = np.random.default_rng([config.seed, 1])  # of sampling alone
         self.updates, self.version = 0, 0
+        self.forgiven = 0  # updates that were lost with a learner and are not owed again: no burst of them
         self._weights, self._counters = weights, counters
         self._env_steps = 0
         self._loss = 0.0
@@ -100,15 +100,15 @@ class Training:
     def take(self, raw: RawSteps) -> None:
         """Put the transitions that `raw` completes into the replay buffer."""
         if self._began_at_s == math.inf:
-            self._began_at_s = time.monotonic()
-        self.replay.insert(self.windows.push(raw))
+            self._begin()
+        self.replay.insert(self.windows.push(raw), (raw.group, raw.number))
         self._env_steps = int(self._counters.get("env_steps"))
         self._counters.set("inserted", self.replay.inserted)
         self._counters.set("replay_size", len(self.replay))
 
     def owes_updates(self) -> bool:
         """True while another transition may not be inserted."""
-        return self.ratio.owed(self.replay.inserted, self.updates) > 0
+        return self.ratio.owed(self.replay.inserted, self.updates + self.forgiven) > 0
 
     def update(self) -> None:
         """One update; the weights are published when it is time. RunError when it has broken them."""
@@ -126,9 +126,9 @@ class Training:
     def publish(self) -> None:
         """Make the weights of now the newest."""
         self.version += 1
+        self._counters.set("weights_version", self.version)  # first: no version is given twice, whoever dies when
         self._weights.publish(stamped(self.learner.weights(), self._env_steps, self.updates), self.version)
         self._counters.set("updates", self.updates)
-        self._counters.set("weights_version", self.version)
         self._counters.set("loss", self._loss)
         self._counters.set("replay_ratio", self.ratio.measured(self.replay.inserted, self.updates))
 
@@ -140,6 +140,7 @@ class Training:
             "task": msgspec.to_builtins(self.task),
             "algorithm": self.config.algorithm,
             "updates": self.updates,
+            "forgiven": self.forgiven,
             "version": self.version,
             "sampling_rng": self.rng.bit_generator.state,
             "wall_s": self._wall_s(),
@@ -153,10 +154,24 @@ class Training:
         A replay buffer that is not empty outlived the learner, and is kept. CheckpointError when
         the checkpoint is of another env, network or buffer.
         """
+        outlived = self.replay.inserted > 0
         # a learner of this same run may have published versions that no checkpoint knows
         self.version = int(self._counters.get("weights_version"))
-        if checkpoint is None:
-            return
+        if checkpoint is not None:
+            self._load(checkpoint)
+        if outlived:
+            self.forgiven = self.ratio.earned(self.replay.inserted) - self.updates
+            self._tell_loss()
+        self._env_steps = int(self._counters.get("env_steps"))
+        self._wall_before_s = self._counters.get("wall_before_s")
+
+    def take_up(self, steps: StepReader) -> None:
+        """Go on where a learner before us was killed: the windows as they were, no step twice, none left out."""
+        steps.done(*self.replay.source)  # it may have died before it said so
+        for raw in steps.last_done():
+            self.windows.push(raw)  # what they complete is in the replay buffer
+
+    def _load(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
         if (kept := msgspec.convert(state["task"], Task)) != self.task or state["algorithm"] != self.config.algorithm:
             raise CheckpointError(f"the checkpoint is of {state['algorithm']} on {kept}, this run's env is {self.task}")
@@ -166,19 +181,27 @@ class Training:
                 self.replay.restore(_under("replay/", checkpoint.arrays))
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"the checkpoint is of a run with other settings: {error}") from error
-        self.updates = state["updates"]
+        self.updates, self.forgiven = state["updates"], state.get("forgiven", 0)
         self.version = max(self.version, state["version"])
         self.rng.bit_generator.state = state["sampling_rng"]
         self._carry_over(state)
 
     def _carry_over(self, state: dict[str, Any]) -> None:
         """Begin the counters where the run left them, unless they outlived the learner."""
-        self._wall_before_s = state["wall_s"]
         if self._counters.get("env_steps") == 0:
             for name, value in state["counters"].items():
                 self._counters.set(name, value)
-            self._counters.set("wall_before_s", self._wall_before_s)
-        self._env_steps = int(self._counters.get("env_steps"))
+            self._counters.set("wall_before_s", state["wall_s"])
+
+    def _begin(self) -> None:
+        """The learner's clock runs from the first steps on, also while it is dead."""
+        self._began_at_s = self._counters.get("learning_since_s") or time.monotonic()
+        self._counters.set("learning_since_s", self._began_at_s)
+
+    def _tell_loss(self) -> None:
+        lost = max(int(self._counters.get("updates")) - self.updates, 0)
+        self._counters.add("updates_lost", lost)
+        log("learner_went_on", replay_size=len(self.replay), updates=self.updates, updates_lost=lost)
 
     def _wall_s(self) -> float:
         return self._wall_before_s + max(0.0, time.monotonic() - self._began_at_s)

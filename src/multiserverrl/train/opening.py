@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multiserverrl.errors import ConfigError, EnvFault, MultiServerRLError, ServerFull, ServerUnreachable, SessionLost
+from multiserverrl.observe.log import log
 from multiserverrl.train.channels import Control
 
 __all__ = ["LOST", "Stopped", "close_quietly", "fault_rows", "open_envs", "sleep_unless_stopping", "true_next_obs"]
@@ -19,7 +22,8 @@ __all__ = ["LOST", "Stopped", "close_quietly", "fault_rows", "open_envs", "sleep
 Array = NDArray[Any]
 VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
 LOST = (SessionLost, ServerUnreachable, ServerFull, EnvFault)  # what opening the envs again can mend
-FIRST_WAIT_S, LONGEST_WAIT_S, TICK_S = 0.1, 5.0, 0.05
+FIRST_WAIT_S, LONGEST_WAIT_S, TICK_S = 0.1, 2.0, 0.05
+MOST_FAULTS = 8  # of envs that are reached, and fail when they are made or reset: time does not mend these
 
 
 class Stopped(Exception):
@@ -27,23 +31,32 @@ class Stopped(Exception):
 
 
 def open_envs(
-    make_envs: Callable[[], VectorEnv], seed: int, obs_dtype: str, attempts: int, control: Control
+    make_envs: Callable[[], VectorEnv], seed: int, obs_dtype: str, patience_s: float, control: Control
 ) -> tuple[VectorEnv, Array]:
-    """Envs and their first observations. Raises the last error after `attempts`; Stopped when the run ends."""
-    wait_s = FIRST_WAIT_S
-    for attempt in range(1, attempts + 1):
+    """Envs and their first observations. A server that is gone is waited for, asked again with back-off and jitter.
+
+    Raises the last error when `patience_s` are over, or envs fail again and again; Stopped when the run ends.
+    """
+    began_s, wait_s, faults, failures = time.monotonic(), FIRST_WAIT_S, 0, 0
+    while True:
         envs = None
         try:
             envs = make_envs()
             _require_same_step(envs)
-            return envs, _reset(envs, seed, obs_dtype)
-        except LOST:
+            obs = _reset(envs, seed, obs_dtype)
+        except LOST as error:
             close_quietly(envs)
-            if attempt == attempts:
+            failures, faults = failures + 1, faults + isinstance(error, EnvFault)
+            if faults == MOST_FAULTS or time.monotonic() - began_s >= patience_s:
                 raise
-        sleep_unless_stopping(wait_s, control)
+            if failures == 1:
+                log("envs_out_of_reach", level=logging.WARNING, why=str(error), patience_s=patience_s)
+        else:
+            if failures:
+                log("envs_reached", level=logging.WARNING, after_s=time.monotonic() - began_s, tries=failures + 1)
+            return envs, obs
+        sleep_unless_stopping(wait_s * random.uniform(0.5, 1.0), control)
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-    raise AssertionError("attempts is at least 1")
 
 
 def sleep_unless_stopping(duration_s: float, control: Control) -> None:

@@ -1,8 +1,9 @@
 """The replay buffer: a ring of transitions in contiguous arrays that it is given.
 
-All of its state is in those arrays: `inserted` counts every transition that was ever put in, and
-says both where the next goes and how many there are. It is written last (the commit mark), so a
-learner that maps the arrays of a dead one finds whole transitions only.
+All of its state is in those arrays. `inserted` counts every transition that was ever put in, and says both where the
+next goes and how many there are. It stands in a commit mark, beside the steps that the newest transitions were made
+of: two marks are written in turn, and a running number, written last, says which one counts. So a learner that maps
+the arrays of a dead one finds whole transitions only, and knows which steps it has still to learn from.
 """
 
 from __future__ import annotations
@@ -12,19 +13,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Replay", "new_arrays", "replay_fields"]
+from multiserverrl.train.algorithms import algorithm_for
+from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.task import Task
+
+__all__ = ["NO_STEPS", "Replay", "Source", "new_arrays", "replay_fields", "replay_layout"]
 
 Array = NDArray[Any]
 Fields = dict[str, tuple[str, tuple[int, ...]]]
-INSERTED = "inserted"
+Source = tuple[int, int]  # the steps that transitions were made of: their group, their number in it
+NO_STEPS: Source = (-1, -1)
+INSERTED = "inserted"  # in contents
+_BEGUN, _COMMITS, _COMMIT = "begun", "commits", "commit"
 
 
 def replay_fields(transition: Fields, capacity: int) -> Fields:
     """(dtype, shape) of every array of a buffer of `capacity` such transitions."""
     return {
         **{name: (dtype, (capacity, *shape)) for name, (dtype, shape) in transition.items()},
-        INSERTED: ("int64", (1,)),
+        _BEGUN: ("int64", (1,)),  # `inserted` of the insertion that runs: rows until there may be half written
+        _COMMITS: ("int64", (1,)),  # commits ever made; the mark of number n is n % 2
+        _COMMIT: ("int64", (2, 3)),  # inserted, and the source's group and number
     }
+
+
+def replay_layout(config: TrainConfig, task: Task) -> Fields:
+    """(dtype, shape) of each of the arrays of a run's replay buffer."""
+    return replay_fields(algorithm_for(config, task).transition_fields, config.buffer_size)
 
 
 def new_arrays(fields: Fields) -> dict[str, Array]:
@@ -36,27 +51,27 @@ class Replay:
     """`arrays` as `replay_fields` lays them out; what is in them already stays."""
 
     def __init__(self, arrays: dict[str, Array]) -> None:
-        self._inserted = arrays[INSERTED]
-        self.arrays = {name: array for name, array in arrays.items() if name != INSERTED}
+        self._begun, self._commits, self._marks = arrays[_BEGUN], arrays[_COMMITS], arrays[_COMMIT]
+        self.arrays = {name: array for name, array in arrays.items() if name not in (_BEGUN, _COMMITS, _COMMIT)}
         self.capacity = min(len(array) for array in self.arrays.values())
-
-    @property
-    def inserted(self) -> int:
-        """Transitions ever put in."""
-        return int(self._inserted[0])
+        inserted, group, number = self._marks[self._commits[0] % 2].tolist()
+        self.inserted: int = inserted  # transitions ever put in
+        self.source: Source = (group, number) if self._commits[0] else NO_STEPS
+        self._mend()
 
     def __len__(self) -> int:
         return min(self.inserted, self.capacity)
 
-    def insert(self, transitions: dict[str, Array]) -> int:
-        """Put (K, ...) transitions in, over the oldest where it is full; K."""
+    def insert(self, transitions: dict[str, Array], source: Source = NO_STEPS) -> int:
+        """Put (K, ...) transitions in, over the oldest where it is full, and note what they were made of; K."""
         count = len(next(iter(transitions.values())))
+        self._begun[0] = self.inserted + count
         for first in range(0, count, self.capacity):  # once, unless there are more than the ring holds
             rows = slice(first, min(first + self.capacity, count))
-            start = self.inserted % self.capacity
+            start = (self.inserted + first) % self.capacity
             for name, ring in self.arrays.items():
                 _write_around(ring, start, transitions[name][rows])
-            self._inserted[0] += rows.stop - rows.start
+        self._commit(self.inserted + count, source)
         return count
 
     def sample(self, rng: np.random.Generator, count: int) -> dict[str, Array]:
@@ -67,7 +82,8 @@ class Replay:
     def contents(self) -> dict[str, Array]:
         """Views of all that must be kept to make the same buffer again."""
         size = len(self)
-        return {**{name: array[:size] for name, array in self.arrays.items()}, INSERTED: self._inserted}
+        kept = {name: array[:size] for name, array in self.arrays.items()}
+        return {**kept, INSERTED: np.array([self.inserted])}
 
     def restore(self, contents: dict[str, Array]) -> None:
         """Make the buffer what `contents` says. ValueError when it is of another shape, dtype or capacity."""
@@ -78,7 +94,29 @@ class Replay:
                 raise ValueError(f"replay {name!r} is {kept.dtype}{kept.shape}, this run needs {array.dtype}{wanted}")
         for name, array in self.arrays.items():
             array[: len(contents[name])] = contents[name]
-        self._inserted[0] = inserted
+        self._begun[0] = inserted
+        self._commit(inserted, NO_STEPS)
+
+    def _commit(self, inserted: int, source: Source) -> None:
+        number = int(self._commits[0]) + 1
+        self._marks[number % 2] = (inserted, *source)
+        self._commits[0] = number
+        self.inserted, self.source = inserted, source
+
+    def _mend(self) -> None:
+        """Put whole transitions over those that a learner was overwriting when it died.
+
+        The steps that it was at are still to be learned from, so the same transitions come to these rows again.
+        """
+        begun = int(self._begun[0])
+        torn = np.arange(self.inserted, max(begun, self.inserted)) % self.capacity
+        torn = torn[torn < len(self)]
+        whole = np.setdiff1d(np.arange(len(self)), torn)
+        if len(torn) and not len(whole):
+            self._commit(0, self.source)
+        for array in self.arrays.values() if len(torn) and len(whole) else ():
+            array[torn] = array[np.resize(whole, len(torn))]
+        self._begun[0] = self.inserted
 
 
 def _write_around(ring: Array, start: int, rows: Array) -> None:

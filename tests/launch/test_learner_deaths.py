@@ -1,0 +1,125 @@
+"""A learner that dies at any point of taking steps in: the next one's replay buffer is what it would have been."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from multiserverrl.launch.channels import ChannelPlan, Channels
+from multiserverrl.launch.steps import RingReader
+from multiserverrl.train import replay
+from multiserverrl.train.channels import RawSteps
+from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.learner import Training
+from multiserverrl.train.replay import Replay, replay_layout
+from multiserverrl.train.task import Task
+from multiserverrl.train.transitions import GroupWindows
+from tests.train.fakes import FakeCounters, FakeWeights
+
+TASK = Task(obs_shape=(2,), num_actions=2)
+CONFIG = TrainConfig(hidden="8", buffer_size=16, warmup_steps=16, n_step=3)  # the buffer goes around
+TAKEN = 14
+# everything that a learner writes while it takes steps in
+OPERATIONS = [(GroupWindows, "push"), (replay, "_write_around"), (Replay, "_commit"), (RingReader, "done")]
+
+
+class Killed(Exception):
+    """Stands for kill -9: nothing that comes after it is done."""
+
+
+def raw_steps(number: int) -> RawSteps:
+    group, N = number % 2, 3 - number % 2
+    rng = np.random.default_rng(number)
+    return RawSteps(
+        group=group,
+        obs=rng.normal(size=(N, 2)).astype(np.float32),
+        action=rng.integers(0, 2, N),
+        reward=rng.normal(size=N).astype(np.float32),
+        terminated=rng.random(N) < 0.2,
+        truncated=np.zeros(N, bool),
+        next_obs=rng.normal(size=(N, 2)).astype(np.float32),
+        valid=rng.random(N) < 0.9,
+        weights_version=number,
+    )
+
+
+def learn(channels: Channels, numbers: list[int]) -> None:
+    """A learner's life: take these steps in, as the explorers write them."""
+    reader, writer = channels.step_reader(), channels.step_writer([0, 1])
+    training = Training(CONFIG, TASK, channels.replay_arrays(), FakeWeights(), FakeCounters().row("learner"))
+    training.take_up(reader)
+    while True:
+        while numbers and writer.write(raw_steps(numbers[0]), timeout_s=0.0):
+            numbers.pop(0)
+        raw = reader.read(timeout_s=0.0)
+        if raw is None:
+            return
+        training.take(raw)
+        reader.done(raw.group, raw.number)
+
+
+@contextmanager
+def new_channels() -> Iterator[Channels]:
+    plan = ChannelPlan(TASK, (3, 2), {}, rows=1, replay=replay_layout(CONFIG, TASK), kept_steps=CONFIG.n_step - 1)
+    channels = Channels.create(plan)
+    try:
+        yield channels
+    finally:
+        channels.close()
+
+
+def content(channels: Channels) -> dict[str, Any]:
+    buffer = Replay(channels.replay_arrays())
+    return {**{name: array.copy() for name, array in buffer.contents().items()}, "source": buffer.source}
+
+
+@functools.cache
+def undisturbed() -> dict[str, Any]:
+    with new_channels() as channels:
+        learn(channels, list(range(TAKEN)))
+        return content(channels)
+
+
+@contextmanager
+def killed_at(call: int, after: bool) -> Iterator[list[int]]:
+    """Raises in, or right after, that one of all calls; what is yielded counts them."""
+    count = [0]
+
+    def deadly(operation: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            count[0] += 1
+            is_the_one = count[0] == call
+            result = operation(*arguments) if after or not is_the_one else None
+            if is_the_one:
+                raise Killed
+            return result
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patched:
+        for owner, name in OPERATIONS:
+            patched.setattr(owner, name, deadly(getattr(owner, name)))
+        yield count
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_learner_killed_at_any_point_leaves_no_step_out_and_learns_from_none_twice(after: bool) -> None:
+    with killed_at(0, after) as count, new_channels() as channels:
+        learn(channels, list(range(TAKEN)))
+    assert undisturbed()["inserted"][0] > CONFIG.buffer_size
+    assert count[0] > 5 * TAKEN
+    for call in range(1, count[0] + 1):
+        with new_channels() as channels:
+            numbers = list(range(TAKEN))
+            with killed_at(call, after), pytest.raises(Killed):
+                learn(channels, numbers)
+            learn(channels, numbers)
+            found = content(channels)
+        assert found.keys() == undisturbed().keys()
+        for name, array in undisturbed().items():
+            np.testing.assert_array_equal(found[name], array, err_msg=f"{name}, killed at call {call}")
