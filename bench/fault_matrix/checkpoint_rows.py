@@ -311,7 +311,7 @@ ROWS: list[FaultRow] = [
     FaultRow(
         "10",
         "the whole run killed at random moments, `--resume`",
-        "what the last checkpoint held is restored to the bit; broken episodes count as truncated; it goes on to solved",
+        "what the last checkpoint held is back to the bit; broken episodes count as truncated; it goes on to solved",
         kill_whole_runs,
     ),
     FaultRow(
