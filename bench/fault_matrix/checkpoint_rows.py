@@ -52,10 +52,8 @@ def kill_whole_runs(effort: Effort) -> Seen:
     """CartPole runs, each killed a few times and then solved; and one whose transitions are checked by content."""
     tally, rng = _Tally(), random.Random(effort.seed)
     for number in range(effort.times(1, 4)):
-        backends = ["numpy"] * 5 if number else ["numpy", "torch", "numpy", "torch", "numpy"]
-        _kill_and_solve(
-            tally, rng, effort, number, backends[: effort.times(2, 5)] if effort.is_whole else ["numpy"] * 2
-        )
+        backends = ["numpy", "torch"] * 2 if effort.is_whole and number == 0 else ["numpy"] * effort.times(1, 4)
+        _kill_and_solve(tally, rng, number, backends, longest_s=effort.times(2, 4))
     _kill_and_check(tally, rng, effort.times(1, 4))
     wanted = tally.kills - tally.without
     holds = tally.restored == wanted and tally.solved == tally.runs and tally.wrong == 0 and tally.truncated > 0
