@@ -150,7 +150,10 @@ def test_episodes_used_up_end_a_run_unsolved_and_a_resume_goes_on_where_it_was(t
     assert first.result["updates"] > 0
     launch, config = resumed_settings(tmp_path / "run")
     assert (launch.env_id, launch.count, config.episodes) == ("CartPole-v1", 4, 15)
-    second = train_in(tmp_path / "run", config, resume=True)
+    again = train_in(tmp_path / "run", config, resume=True)
+    assert again.result is not None
+    assert again.result["episodes"] == 60, "every env has played its 15 already"
+    second = train_in(tmp_path / "run", replace(config, episodes=30), resume=True)
     assert second.result is not None
     assert second.result["episodes"] == 120
     assert second.result["env_steps"] > first.result["env_steps"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.channels import Control, Counters, RawSteps, StepReader, WeightsWriter
 from multiserverrl.train.checkpoint import Checkpoint, load_newest
 from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.played import copies_of, restore_played
 from multiserverrl.train.ratio import ReplayRatio
 from multiserverrl.train.replay import Replay, new_arrays, replay_layout
 from multiserverrl.train.saving import CheckpointWriter
@@ -46,15 +48,17 @@ def run_learner(
     checkpoint_dir: Path,
     *,
     replay_arrays: dict[str, NDArray[Any]] | None = None,
+    played: Sequence[NDArray[Any]] = (),
 ) -> None:
     """Learn until the run stops, then write a last checkpoint; a disk that refuses one does not end the run.
 
     A checkpoint in `checkpoint_dir` is gone on from; CheckpointError when none there loads.
     `replay_arrays` (zeros at first, laid out by `replay_layout`) outlive this process where they
     are shared memory: a learner that starts again finds its replay buffer in them, and learns from every
-    step once.
+    step once. `played` are the explorers' counts of episodes, for each group (N,): they are set when a run is resumed.
     """
-    training = Training(config, task, replay_arrays or new_arrays(replay_layout(config, task)), weights, counters)
+    replay = replay_arrays or new_arrays(replay_layout(config, task))
+    training = Training(config, task, replay, weights, counters, played)
     training.resume(load_newest(checkpoint_dir))
     training.take_up(steps)
     training.publish()
@@ -95,8 +99,9 @@ class Training:
         replay_arrays: dict[str, NDArray[Any]],
         weights: WeightsWriter,
         counters: Counters,
+        played: Sequence[NDArray[Any]] = (),
     ) -> None:
-        self.config, self.task = config, task
+        self.config, self.task, self.played = config, task, played
         self.learner = algorithm_for(config, task).init()
         self.windows = NStep(config.n_step, config.gamma, config.reward_scale)
         self.replay = Replay(replay_arrays)
@@ -145,7 +150,7 @@ class Training:
 
     def checkpoint(self) -> Checkpoint:
         """All that a resume needs. Views of living arrays: save it before going on."""
-        return self._snapshot(self.windows.tails())
+        return self._snapshot({**_over("tails/", self.windows.tails()), **_over("played/", copies_of(self.played))})
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
         """Go on from a checkpoint. Of the episodes that ran, the last steps count as truncated where they led.
@@ -189,11 +194,9 @@ class Training:
         self.version = max(self.version, state.version)
         self._carry_over(state)
 
-    def _snapshot(self, tails: dict[str, NDArray[Any]]) -> Checkpoint:
-        """`tails`: the transitions of the steps that still wait for theirs, were their episodes cut off now."""
-        arrays = {f"learner/{name}": array for name, array in self.learner.state().items()}
-        arrays |= {f"replay/{name}": array for name, array in self.replay.contents().items()}
-        arrays |= {f"tails/{name}": array for name, array in tails.items()}
+    def _snapshot(self, of_envs: dict[str, NDArray[Any]]) -> Checkpoint:
+        """`of_envs`: what they played, and what the steps that wait would become were their episodes cut off now."""
+        arrays = {**_over("learner/", self.learner.state()), **_over("replay/", self.replay.contents()), **of_envs}
         state = _State(
             task=self.task,
             algorithm=self.config.algorithm,
@@ -235,8 +238,9 @@ class Training:
 
     def _begin_anew(self, checkpoint: Checkpoint) -> None:
         """The whole run was ended: make sure that its state is back to the bit, and end the episodes that ran."""
-        tails = _under("tails/", checkpoint.arrays)
-        if (digest := self._snapshot(tails).digest()) != checkpoint.digest():
+        tails, played = _under("tails/", checkpoint.arrays), _under("played/", checkpoint.arrays)
+        restored = self._snapshot({**_over("tails/", tails), **_over("played/", played)})
+        if (digest := restored.digest()) != checkpoint.digest():
             raise CheckpointError(f"{checkpoint.name} was not restored as it was saved; its settings are another run's")
         log(
             "run_resumed",
@@ -250,9 +254,14 @@ class Training:
         )
         if tails:
             self.replay.insert(tails)
+        restore_played(played, self.played)
 
     def _wall_s(self) -> float:
         return self._wall_before_s + max(0.0, time.monotonic() - self._began_at_s)
+
+
+def _over(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {f"{prefix}{name}": array for name, array in arrays.items()}
 
 
 def _under(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
