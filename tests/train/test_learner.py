@@ -156,6 +156,18 @@ def load_newest_of(directory: Path, number: int) -> Checkpoint:
     return checkpoint
 
 
+def test_what_each_env_has_played_comes_back_with_the_rest() -> None:
+    def training(played: list[np.ndarray]) -> Training:
+        arrays = new_arrays(replay_layout(CONFIG, TASK))
+        return Training(CONFIG, TASK, arrays, FakeWeights(), FakeCounters().row("l"), played)
+
+    first = training([np.array([4, 2]), np.array([7])])
+    learn(first, 0, 10)
+    played = [np.zeros(2, np.int64), np.zeros(1, np.int64)]
+    training(played).resume(copy.deepcopy(first.checkpoint()))
+    assert [array.tolist() for array in played] == [[4, 2], [7]]
+
+
 def test_a_state_that_comes_back_otherwise_ends_the_resume(monkeypatch: pytest.MonkeyPatch) -> None:
     first = Training(CONFIG, TASK, new_arrays(replay_layout(CONFIG, TASK)), FakeWeights(), FakeCounters().row("l"))
     learn(first, 0, 20)
