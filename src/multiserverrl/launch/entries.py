@@ -113,6 +113,7 @@ def _learn(brief: Brief, channels: Channels) -> None:
         channels.control(brief.row),
         Path(plan.run_dir) / "checkpoints",
         replay_arrays=channels.replay_arrays(),
+        played=[channels.played(group.number) for group in plan.seats.groups],
     )
 
 
