@@ -10,6 +10,7 @@
     │   └── NotAllowedError       the operator did not allow this
     ├── PeerError                 the other side, or the wire between, broke it
     │   ├── ServerUnreachable     nobody answers at the address (also a ConnectionError)
+    │   │   └── ServerStopping    it is being stopped; try again in a few seconds
     │   ├── WireError             bytes that are not a message of ours
     │   ├── VersionMismatch       the two sides speak different protocol versions
     │   ├── Unauthorized          the token or the session's secret is wrong
@@ -37,6 +38,7 @@ __all__ = [
     "RunError",
     "SeqError",
     "ServerFull",
+    "ServerStopping",
     "ServerUnreachable",
     "SessionLost",
     "SessionTaken",
@@ -120,6 +122,12 @@ class ServerUnreachable(PeerError, ConnectionError):
 
     code = "unreachable"
     http_status = 503
+
+
+class ServerStopping(ServerUnreachable):
+    """The server is being stopped, and opens no session any more; there may be another soon."""
+
+    code = "stopping"
 
 
 class WireError(PeerError):

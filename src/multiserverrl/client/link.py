@@ -44,7 +44,7 @@ from multiserverrl.wire.session import ClientLane
 
 __all__ = ["Link"]
 
-_CLOSED_FENCED = 4001
+_CLOSED_FENCED, _CLOSED_STOPPING = 4001, 4005
 _CLOSED_TOO_LARGE = 1009
 _CLOSED_FOR_GOOD = (1002, 1003, 1007, 1008, 4002)  # our bytes are not taken: sending them again changes nothing
 _DOUBTFUL = (_CLOSED_TOO_LARGE, *_CLOSED_FOR_GOOD)
@@ -116,6 +116,8 @@ class Link:
         if self._connection is not None:
             try:
                 self._connection.send(frame)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # what the server said before it closed may still be read
             except OSError:
                 self._drop()
             except BaseException:  # interrupted in mid-message: the connection cannot be used on
@@ -252,6 +254,8 @@ class Link:
         code = error.close_code if isinstance(error, ConnectionEnded) else 0
         if code == _CLOSED_FENCED:
             raise self._end(SessionTaken(f"session {self.opened.session} ended here: {error}")) from error
+        if code == _CLOSED_STOPPING:
+            raise self._give_up(SessionLost(f"{self.address} was stopped: {error}")) from error
         if self._wanted.checksum and code in _DOUBTFUL and self._outage is not None and self._outage.is_doubted():
             return
         if code in _CLOSED_FOR_GOOD:

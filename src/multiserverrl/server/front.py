@@ -1,6 +1,6 @@
 """The front: the process that speaks HTTP and WebSocket, keeps the sessions, and owns the env workers.
 
-It runs no env code. SIGTERM drains it: no new sessions, requests in flight are answered, then it ends.
+It runs no env code. SIGTERM drains it, see `draining`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from multiserverrl.server.app import make_app
 from multiserverrl.server.auth import Door
 from multiserverrl.server.commands import WorkerConfig
 from multiserverrl.server.config import ServerConfig
+from multiserverrl.server.draining import Drain
 from multiserverrl.server.httplimits import LimitedHttp
 from multiserverrl.server.pool import StartWorker, WorkerPool, worker_processes
 from multiserverrl.server.sessions import Sessions
@@ -88,7 +89,7 @@ async def serve_front(
             tell(Ready(error.code, error.headline))
             return
         server = _Server(_uvicorn_config(front, sessions), config)
-        on_stop(_stopper(server, sessions, config.drain_s))
+        on_stop(Drain(server, sessions, config.drain_s).stop)
         tell(Ready())
         looking = asyncio.create_task(_cut_silent(server, config.silence_s))
         await server.serve(sockets=[listener])
@@ -137,7 +138,7 @@ def _uvicorn_config(front: FrontConfig, sessions: Sessions) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         timeout_keep_alive=front.server.keep_alive_s,  # type: ignore[arg-type]  # seconds, as call_later takes them
-        timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=1,
     )
 
 
@@ -175,25 +176,3 @@ async def _cut_silent(server: uvicorn.Server, silence_s: float) -> None:
 def _call_on_signal(stop: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-
-
-def _stopper(server: uvicorn.Server, sessions: Sessions, drain_s: float) -> Callable[[], None]:
-    loop = asyncio.get_running_loop()
-    draining: list[asyncio.Task[None]] = []
-
-    async def drain() -> None:
-        deadline = loop.time() + drain_s
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(sessions.recall_all(), drain_s)
-        while sessions.is_busy() and loop.time() < deadline:
-            await asyncio.sleep(0.01)
-        log("front_stopping", sessions=len(sessions.live))
-        server.should_exit = True
-
-    def stop() -> None:
-        if draining:  # a second one: at once
-            server.should_exit = server.force_exit = True
-        else:
-            draining.append(loop.create_task(drain()))
-
-    return stop

@@ -29,6 +29,7 @@ __all__ = ["RunningServer", "listen", "serve", "start_server"]
 _BACK_OFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STABLE_AFTER_S = 60.0
 _KEEPALIVE_PROBES = 4
+_END_S, _NO_GRACE_S = 4.0, 1.0  # what a front takes to end behind --drain-s; and what it gets when that was in vain
 
 
 @dataclass
@@ -39,6 +40,10 @@ class _Front:
     ready_fd: int | None
     started_at: float
     restarts: int = 0
+
+
+class Interrupted(Exception):
+    """A signal came before the server was ready."""
 
 
 class RunningServer:
@@ -60,12 +65,12 @@ class RunningServer:
         """The first server's address."""
         return self.urls[0]
 
-    def wait_ready(self, timeout_s: float) -> None:
-        """Block until every front serves; the error of one that cannot."""
+    def wait_ready(self, timeout_s: float, wake: int | None = None) -> None:
+        """Block until every front serves; the error of one that cannot. Interrupted when `wake` becomes readable."""
         deadline = time.monotonic() + timeout_s
         for front in self._fronts:
             assert front.ready_fd is not None
-            told = _read_line(front.ready_fd, deadline)
+            told = _read_line(front.ready_fd, deadline, wake)
             os.close(front.ready_fd)
             front.ready_fd = None
             if not told:
@@ -127,15 +132,16 @@ class RunningServer:
         return _Front(config, listener, child, ready, time.monotonic())
 
 
-def start_server(config: ServerConfig) -> RunningServer:
+def start_server(config: ServerConfig, wake: int | None = None) -> RunningServer:
     """Start the servers as children of this process (from its main thread); returns when they serve.
 
     ConfigError for a port in use or a token that is needed; UnknownEnvError for an env that is not there.
+    Interrupted, with nothing left behind, as soon as the descriptor `wake` becomes readable.
     """
     token = read_token(config)
     server = RunningServer(config, token, listen(config))
     try:
-        server.wait_ready(config.start_deadline_s)
+        server.wait_ready(config.start_deadline_s, wake)
     except BaseException:
         server.stop(2.0)
         raise
@@ -146,7 +152,12 @@ def serve(config: ServerConfig) -> int:
     """The `serve` command: start, say so, watch, and stop on SIGTERM or Ctrl-C. Returns the exit code."""
     log_to_stderr()
     wake, signals = _catch_signals()
-    server = start_server(config)
+    try:
+        server = start_server(config, wake)
+    except Interrupted:
+        log("stopping", signal=signal.Signals(signals[0]).name)
+        return 0
+    grace_s = _NO_GRACE_S
     try:
         _announce(config, server)
         while not signals:
@@ -155,15 +166,18 @@ def serve(config: ServerConfig) -> int:
             server.poll()
         log("stopping", signal=signal.Signals(signals[0]).name)
         _stop_with_patience(server, signals, config.drain_s)
+    except BaseException:
+        grace_s = config.drain_s + _END_S
+        raise
     finally:
-        server.stop()
+        server.stop(grace_s)
     return 0
 
 
 def _stop_with_patience(server: RunningServer, signals: list[int], drain_s: float) -> None:
     """A second signal does not wait for steps in flight."""
     server.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + drain_s + 4.0
+    deadline = time.monotonic() + drain_s + _END_S
     while time.monotonic() < deadline and any(front.child.exitcode() is None for front in server._fronts):
         if len(signals) > 1:
             server.send_signal(signal.SIGTERM)
@@ -231,11 +245,15 @@ def _keepalive(silence_s: float) -> list[tuple[str, int]]:
     return [("TCP_KEEPIDLE", idle_s), ("TCP_KEEPINTVL", interval_s), ("TCP_KEEPCNT", _KEEPALIVE_PROBES)]
 
 
-def _read_line(fd: int, deadline: float) -> bytes:
+def _read_line(fd: int, deadline: float, wake: int | None = None) -> bytes:
     """One line from a pipe; what there is of it when the pipe ends or the time is over."""
+    watched = [fd] if wake is None else [fd, wake]
     content = b""
     while not content.endswith(b"\n"):
-        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        ready = select.select(watched, [], [], max(0.0, deadline - time.monotonic()))[0]
+        if wake in ready:
+            raise Interrupted
+        if not ready:
             return b""
         part = os.read(fd, 4096)
         if not part:

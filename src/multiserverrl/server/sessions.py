@@ -18,6 +18,7 @@ from multiserverrl.errors import (
     EnvFault,
     NotAllowedError,
     ServerFull,
+    ServerStopping,
     SessionLost,
     UnknownEnvError,
     VersionMismatch,
@@ -43,7 +44,10 @@ from multiserverrl.wire.messages import (
 from multiserverrl.wire.session import ServerSession
 from multiserverrl.wire.trees import unpack_tree
 
-__all__ = ["LiveSession", "Sessions"]
+__all__ = ["ENDED", "LiveSession", "Sessions"]
+
+ENDED = "the server is stopping: its sessions end with it, and so do their steps that took longer than --drain-s"
+_STOPPING = "the server is stopping"
 
 
 class LiveSession:
@@ -73,8 +77,10 @@ class Sessions:
         self.live: dict[str, LiveSession] = {}
         self.num_open = 0  # envs that are open, or being opened
         self._places = Places("sessions", config.max_sessions or config.count, config.max_sessions_per_client)
-        self.is_draining = False
+        self.is_draining = False  # no session is opened, and no request begun
+        self.is_over = False  # they end, with whatever runs
         self.fence: Callable[[int], None] = lambda connection: None  # set by the stream: closes that connection
+        self.hang_up: Callable[[str], None] = lambda reason: None  # set by the stream: closes all that are not lent
         self._probed: dict[tuple[str, str | None, bytes], EnvInfo] = {}
         self._freed = asyncio.Condition()
         self._closing: set[asyncio.Task[None]] = set()
@@ -151,7 +157,7 @@ class Sessions:
     def _check_open(self, request: Open) -> list[int]:
         """The lanes' sizes; ConfigError or NotAllowedError for what cannot be."""
         if self.is_draining:
-            raise ServerFull("the server is stopping; try again in a few seconds")
+            raise ServerStopping(f"{_STOPPING}; try again in a few seconds")
         if not 1 <= request.num_envs <= self.config.max_envs_per_session:
             raise ConfigError(
                 f"num_envs must be between 1 and {self.config.max_envs_per_session}, not {request.num_envs}"
@@ -204,11 +210,15 @@ class Sessions:
         places, most = self._places, self.config.count - num_envs
         async with self._freed:
             try:
-                is_free = self._freed.wait_for(lambda: self.num_open <= most and not places.refusal(client))
+                is_free = self._freed.wait_for(
+                    lambda: self.is_draining or (self.num_open <= most and not places.refusal(client))
+                )
                 await asyncio.wait_for(is_free, wait_s or 0.001)
             except TimeoutError:
                 told = places.refusal(client) if self.num_open <= most else self._who_holds(num_envs)
                 raise ServerFull(told, self._frees_in_s()) from None
+            if self.is_draining:
+                raise ServerStopping(f"{_STOPPING}; try again in a few seconds")
             self.num_open += num_envs
             places.take(client)
 
@@ -238,6 +248,10 @@ class Sessions:
             self._places.give_back(client)
             self._freed.notify_all()
 
+    async def _wake(self) -> None:
+        async with self._freed:
+            self._freed.notify_all()
+
     # -- resuming, closing -----------------------------------------------------------------------
 
     async def resume(self, request: Resume, connection: int) -> tuple[LiveSession, Resumed]:
@@ -255,6 +269,8 @@ class Sessions:
     def get(self, session_id: str) -> LiveSession:
         """SessionLost for one that does not exist, or does no more."""
         session = self.live.get(session_id)
+        if self.is_over:
+            raise SessionLost(ENDED)
         if session is None:
             raise SessionLost(
                 f"session {session_id[:32]} is not known here: "
@@ -316,9 +332,25 @@ class Sessions:
         for session in [live for live in self.live.values() if live.state.owner == owner]:
             await self.close(session, "its owner opened another")
 
-    async def recall_all(self) -> None:
-        """Until every connection is the front's again; none is lent from now on."""
+    def check_begin(self) -> None:
+        """SessionLost for a request that begins when the server is stopping."""
+        if self.is_draining:
+            raise SessionLost(f"{_STOPPING}: this was not carried out, and the session ends")
+
+    def begin_stop(self) -> None:
+        """From now on no session is opened, no request begun, and no connection lent."""
         self.is_draining = True
+        waking = asyncio.get_running_loop().create_task(self._wake())  # those that wait for envs wait in vain
+        self._closing.add(waking)
+        waking.add_done_callback(self._closing.discard)
+
+    def end(self) -> None:
+        """The sessions are over, whatever they do; who is connected, or comes back, is told."""
+        self.is_over = True
+        self.hang_up(_STOPPING)
+
+    async def recall_all(self) -> None:
+        """Until every connection is the front's again."""
         await asyncio.gather(*(session.recall() for session in list(self.live.values())))
 
     def expire(self) -> None:
