@@ -20,13 +20,14 @@ import uvicorn
 from multiserverrl.client.api import describe
 from multiserverrl.client.env import VirtualEnv
 from multiserverrl.errors import ConfigError, MultiServerRLError
-from multiserverrl.server.auth import TOKEN_VARIABLE, Door
+from multiserverrl.server.auth import Door
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.front import FrontConfig, _uvicorn_config
 from multiserverrl.server.run import start_server
 from multiserverrl.testing.envs import count_of
 from multiserverrl.testing.serving import children_of, serving, worker_pids
 from multiserverrl.wire.messages import Step
+from multiserverrl.wire.tokens import TOKEN_VARIABLE
 from tests.server.conftest import ENVS
 
 SCRIPTED = f"{ENVS}:Scripted"
@@ -225,7 +226,7 @@ def test_with_a_token_it_listens_beyond_loopback(monkeypatch: pytest.MonkeyPatch
         url = f"http://127.0.0.1:{urlsplit(server.url).port}"
         env = VirtualEnv(url, token="secret")
         env.close()
-        with pytest.raises(MultiServerRLError, match="wants its token"):
+        with pytest.raises(MultiServerRLError, match="another token"):
             VirtualEnv(url, token="other")
 
 

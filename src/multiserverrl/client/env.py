@@ -31,6 +31,9 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
     `compression` (zstd): None where the server is on another host, "zstd" or True wherever it grants it, False never.
     `checksum`: every message bears one, so that bits that flip on the way are a broken connection and no wrong step.
 
+    Under https the server's certificate must be signed by a CA of this system, or by one of `ca_file`, or be the one
+    with the SHA-256 `fingerprint`, as `serve` prints it.
+
     `timeout_s`: how long an answer may take before the connection is taken for broken and made anew. From then on a
     server that cannot be reached is given up, as SessionLost, when its session has outlived its time to live (after
     5 s where nobody listens any more), one that takes connections and stays silent after 2 `timeout_s`, if that is
@@ -61,12 +64,14 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
         shared_memory: bool = True,
         compression: bool | str | None = None,
         checksum: bool = False,
+        ca_file: str | None = None,
+        fingerprint: str | None = None,
         arguments: dict[str, Any] | None = None,
     ) -> None:
         config = RemoteConfig(
             env_id=env_id, autoreset_mode="none", render_mode=render_mode, on_fault=on_fault, owner=owner,
             wait_s=wait_s, token=token, timeout_s=timeout_s, arguments=arguments, shared_memory=shared_memory,
-            compression=compression, checksum=checksum, on_lost=on_lost,
+            compression=compression, checksum=checksum, on_lost=on_lost, ca_file=ca_file, fingerprint=fingerprint,
         )  # fmt: skip
         self._url = url
         self._remote = RemoteEnvs(url, [1], config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from multiserverrl.client.coding import Wanted
 from multiserverrl.client.link import Link
 from multiserverrl.client.lost import TruncatingLink, patiently
 from multiserverrl.client.transport import Address
+from multiserverrl.client.trust import Trust
 from multiserverrl.errors import ActionError, ConfigError, EnvFault, SessionLost, SessionTaken, SpaceError, WireError
 from multiserverrl.memory import host_id
 from multiserverrl.wire import frames
@@ -55,13 +56,15 @@ class RemoteConfig:
     on_fault: str
     owner: str | None
     wait_s: float
-    token: str | None
+    token: str | None = field(repr=False)
     timeout_s: float
     arguments: dict[str, Any] | None
     shared_memory: bool = True
     compression: bool | str | None = None
     checksum: bool = False
     on_lost: str = "raise"
+    ca_file: str | None = None
+    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("env_id", str), ("render_mode", str), ("owner", str), ("token", str), ("arguments", dict)):
@@ -73,6 +76,7 @@ class RemoteConfig:
         if not _is_seconds(self.wait_s):
             raise ConfigError(f"wait_s must be a number of seconds, at least 0, not {self.wait_s!r}")
         self.wanted()
+        self.trust()
         for name in ("on_fault", "on_lost"):
             if getattr(self, name) not in _POLICIES:
                 raise ConfigError(f"{name} must be one of {', '.join(_POLICIES)}, not {getattr(self, name)!r}")
@@ -86,9 +90,13 @@ class RemoteConfig:
         """What is asked of the connections."""
         return Wanted(self.compression, self.checksum)
 
+    def trust(self) -> Trust:
+        """Whom to believe under https."""
+        return Trust(self.ca_file, self.fingerprint)
+
     def copied(self) -> dict[str, Any]:
         """The arguments that open another session of this kind; not `owner`, which would close this one."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: value for name, value in given.items() if name not in ("owner", "autoreset_mode")}
 
     def request(self, lanes: list[int]) -> Open:
@@ -111,7 +119,7 @@ class RemoteEnvs:
         if min(lanes) < 1:
             raise ConfigError(f"num_envs must be at least 1, not {min(lanes)}")
         self.config = config
-        self.address = Address.parse(url, config.token)
+        self.address = Address.parse(url, config.token, config.trust())
         self._request = config.request(lanes)
         self.link = self._opened()
         self.env = self.link.opened.env

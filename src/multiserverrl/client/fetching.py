@@ -6,14 +6,12 @@ import contextlib
 import http.client
 import socket
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from multiserverrl.client.address import Address
 from multiserverrl.errors import ServerUnreachable, WireError, error_for
-
-if TYPE_CHECKING:
-    from multiserverrl.client.transport import Address
 
 __all__ = ["checked_json", "fetch_json"]
 
@@ -36,7 +34,9 @@ def fetch_json(address: Address, path: str, timeout_s: float) -> Any:
         response = request.getresponse()
         content, status = _content(response), response.status
     except (OSError, http.client.HTTPException) as error:
-        raise ServerUnreachable(f"{address} does not answer as an env server does ({error!r})") from error
+        raise ServerUnreachable(
+            f"{address} does not answer as an env server does ({error!r}){address.tls_hint}"
+        ) from error
     finally:
         too_late.cancel()
         request.close()

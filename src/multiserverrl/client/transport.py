@@ -16,17 +16,15 @@ import socket
 import ssl
 import struct
 import time
-from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
+from multiserverrl.client.address import Address
 from multiserverrl.client.fetching import checked_json, fetch_json
-from multiserverrl.client.patience import ConnectionEnded, PatientSocket, keep_asking
-from multiserverrl.errors import ConfigError, ServerUnreachable, WireError
+from multiserverrl.client.patience import ConnectionEnded, PatientSocket
+from multiserverrl.errors import ServerUnreachable, WireError
 
 __all__ = ["Address", "Connection", "ConnectionEnded", "Socket", "fetch_json", "is_same_host"]
 
 Socket = socket.socket
-TOKEN_VARIABLE = "MULTISERVERRL_TOKEN"
 STREAM_PATH = "/v1/stream"
 MAX_MESSAGE_BYTES = 1 << 30  # no length beyond it is believed
 _ACCEPT_SALT = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
@@ -35,79 +33,7 @@ _CHUNK_BYTES = 1 << 16
 _EAGER_BYTES = 1 << 24  # room for so much is made at once; for more as it comes, whatever was announced
 _MOST_PARTS = 4096  # of one message, and control frames before its end
 _LEAST_ROOM_BYTES = 1 << 12
-_TRY_S = 2.0  # to connect; then it is tried anew, as the system repeats a lost SYN ever more seldom
 _AWAKE_NS = 150_000  # as long as an env worker stays awake for us (serve --awake-us)
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where an env server is, and the token it wants."""
-
-    scheme: str
-    host: str
-    port: int
-    token: str | None = field(default=None, repr=False)
-
-    @classmethod
-    def parse(cls, url: str, token: str | None = None) -> Address:
-        """`http://host:port` or https; the token defaults to MULTISERVERRL_TOKEN. ConfigError for another URL."""
-        if not isinstance(url, str):
-            raise ConfigError(f"the address of an env server is a text like http://localhost:1800, not {url!r}")
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        try:
-            port = parts.port
-        except ValueError as error:
-            raise ConfigError(f"{url!r}: {error}") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.username:
-            raise ConfigError(f"{url!r} is not the address of an env server; it looks like http://localhost:1800")
-        token = token or os.environ.get(TOKEN_VARIABLE) or None
-        if token is not None and not (token.isascii() and token.isprintable()):
-            raise ConfigError(
-                f"the token (token=, or {TOKEN_VARIABLE}) has a character in it that no header can bear; "
-                "is there a line break at its end?"
-            )
-        return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 1800), token)
-
-    @property
-    def netloc(self) -> str:
-        """`host:port`, as the Host header bears it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.netloc}"
-
-    def headers(self) -> dict[str, str]:
-        """The headers that every request bears."""
-        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
-
-    def connect(self, timeout_s: float) -> socket.socket:
-        """A connected socket, TCP_NODELAY, TLS where the scheme says so; ServerUnreachable when nobody answers."""
-        try:
-            connected = _reach(self.host, self.port, timeout_s)
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.scheme == "https":
-                return ssl.create_default_context().wrap_socket(connected, server_hostname=self.host)
-            return connected
-        except OSError as error:
-            raise ServerUnreachable(
-                f"nobody answers at {self} ({error.strerror or error}); start a server there: "
-                f"multiserverrl serve ENV_ID --host {self.host} --port {self.port}"
-            ) from error
-
-
-def _reach(host: str, port: int, timeout_s: float) -> socket.socket:
-    until = time.monotonic() + timeout_s
-    while True:
-        left_s = until - time.monotonic()
-        try:
-            connected = socket.create_connection((host, port), min(_TRY_S, max(left_s, 0.001)))
-        except TimeoutError:
-            if left_s <= _TRY_S:
-                raise
-        else:
-            connected.settimeout(timeout_s)
-            keep_asking(connected)
-            return connected
 
 
 def is_same_host(connected: socket.socket) -> bool:
@@ -299,7 +225,10 @@ class Connection(PatientSocket):
         while b"\r\n\r\n" not in self._waiting:
             if len(self._waiting) > _CHUNK_BYTES:
                 raise WireError(f"{address} does not answer as an env server does")
-            self._fill(len(self._waiting) + 1)
+            try:
+                self._fill(len(self._waiting) + 1)
+            except ConnectionError as error:
+                raise ServerUnreachable(f"{address} hung up without an answer{address.tls_hint}") from error
         head, _, rest = bytes(self._waiting).partition(b"\r\n\r\n")
         status, _, header_text = head.decode("latin-1").partition("\r\n")
         self.headers = found = {

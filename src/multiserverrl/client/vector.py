@@ -51,7 +51,7 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
     named k times holds k sessions, each with a connection of its own that an env worker can answer by itself.
     `lanes` (a number, or the sizes, for each server) makes groups of envs that `send` and `recv` step
     independently. `shared_memory` False keeps observations off the shared memory by which large ones come
-    from a server on the same host. `compression` and `checksum` are VirtualEnv's.
+    from a server on the same host. `compression`, `checksum`, `ca_file` and `fingerprint` are VirtualEnv's.
     """
 
     def __init__(
@@ -72,13 +72,15 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
         shared_memory: bool = True,
         compression: bool | str | None = None,
         checksum: bool = False,
+        ca_file: str | None = None,
+        fingerprint: str | None = None,
         arguments: dict[str, Any] | None = None,
     ) -> None:
         mode, member = autoreset_of(autoreset_mode)
         config = RemoteConfig(
             env_id=env_id, autoreset_mode=mode, render_mode=render_mode, on_fault=on_fault, owner=owner,
             wait_s=wait_s, token=token, timeout_s=timeout_s, arguments=arguments, shared_memory=shared_memory,
-            compression=compression, checksum=checksum, on_lost=on_lost,
+            compression=compression, checksum=checksum, on_lost=on_lost, ca_file=ca_file, fingerprint=fingerprint,
         )  # fmt: skip
         self._remotes = open_on(url, num_envs, lanes, config)
         num_envs = int(num_envs)

@@ -62,7 +62,7 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress) -> Outc
         stack.callback(run_dir.close)
         if seats.is_borrowed:
             config = dataclasses.replace(config, eval_every_s=max(config.eval_every_s, BORROW_EVERY_S))
-        plan = RunPlan(place.env_id, config, place.task, seats, str(run_dir.path), owner)
+        plan = RunPlan(place.env_id, config, place.task, seats, str(run_dir.path), owner, launch.trust)
         _introduce(progress, plan)
         return _run(plan, place, caught, progress, run_dir)
 

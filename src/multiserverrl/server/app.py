@@ -50,23 +50,14 @@ def make_app(sessions: Sessions, door: Door) -> App:
     requests = Requests(sessions)
     routes = _Routes(sessions, requests)
     http = Starlette(
-        routes=[
-            Route("/", routes.index),
-            Route("/health", routes.health),
-            Route("/docs", routes.docs),
-            Route("/openapi.json", routes.openapi),
-            Route("/v1/envs", routes.envs),
-            Route("/v1/sessions", routes.open, methods=["POST"]),
-            Route("/v1/sessions/{session}", routes.close, methods=["DELETE"]),
-            Route("/v1/sessions/{session}/{operation}", routes.operate, methods=["POST"]),
-        ],
+        routes=routes.all(),
         exception_handlers={MultiServerRLError: _refusal, HTTPException: _no_such_request, Exception: _crash},
     )
     stream = Stream(sessions, requests)
 
     async def app(scope: Scope, receive: Any, send: Any) -> None:
         try:
-            door.check(scope["headers"])
+            door.check(scope)
         except MultiServerRLError as error:
             await _refuse_at_the_door(scope, receive, send, error)
             return
@@ -98,6 +89,8 @@ async def _refuse_at_the_door(scope: Scope, receive: Any, send: Any, error: Mult
 def _error_response(error: MultiServerRLError, **more: Any) -> JSONResponse:
     body = {"error": error.code, "message": error.headline, **more}
     headers = {"Retry-After": _retry_after(error)} if error.http_status == 503 else None
+    if error.http_status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
     return JSONResponse(body, error.http_status, headers)
 
 
@@ -128,6 +121,19 @@ class _Routes:
     def __init__(self, sessions: Sessions, requests: Requests) -> None:
         self._sessions, self._requests = sessions, requests
 
+    def all(self) -> list[Route]:
+        """Everything that answers to plain HTTP; the door stands before all of it."""
+        return [
+            Route("/", self.index),
+            Route("/health", self.health),
+            Route("/docs", self.docs),
+            Route("/openapi.json", self.openapi),
+            Route("/v1/envs", self.envs),
+            Route("/v1/sessions", self.open, methods=["POST"]),
+            Route("/v1/sessions/{session}", self.close, methods=["DELETE"]),
+            Route("/v1/sessions/{session}/{operation}", self.operate, methods=["POST"]),
+        ]
+
     async def index(self, request: Request) -> Response:
         return JSONResponse(
             {"name": "multiserverrl", "version": __version__, "docs": "/docs", "openapi": "/openapi.json"}
@@ -142,7 +148,7 @@ class _Routes:
         )
 
     async def docs(self, request: Request) -> Response:
-        return HTMLResponse(openapi.page())
+        return HTMLResponse(openapi.page(), headers={"Content-Security-Policy": openapi.PAGE_POLICY})
 
     async def openapi(self, request: Request) -> Response:
         return JSONResponse(openapi.document())

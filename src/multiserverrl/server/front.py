@@ -21,7 +21,7 @@ from multiserverrl.errors import MultiServerRLError
 from multiserverrl.observe.log import log, log_to_stderr
 from multiserverrl.server.accepting import Accepting
 from multiserverrl.server.app import make_app
-from multiserverrl.server.auth import Door
+from multiserverrl.server.auth import SECURITY_HEADERS, Door
 from multiserverrl.server.commands import WorkerConfig
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.draining import Drain
@@ -131,6 +131,9 @@ def _uvicorn_config(front: FrontConfig, sessions: Sessions) -> uvicorn.Config:
         ws_ping_interval=None,  # a client may pause for as long as it likes; TCP keepalive finds dead peers
         ws_per_message_deflate=False,
         lifespan="off",
+        headers=SECURITY_HEADERS,
+        ssl_certfile=front.server.certfile,
+        ssl_keyfile=front.server.keyfile,
         log_config=None,
         log_level="error",  # a bad request is no news
         access_log=False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 from functools import cache
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 from multiserverrl import __version__
 from multiserverrl.server.openapischemas import FRAME_TYPE, refusals, schemas
 
-__all__ = ["document", "page"]
+__all__ = ["PAGE_POLICY", "document", "page"]
 
 _SESSION = {"name": "session", "in": "path", "required": True, "schema": {"type": "string"}}
 _ENV = {
@@ -145,7 +147,7 @@ def page() -> str:
             cells = (f"{method.upper()} {path}", operation["summary"], fields, answer)
             rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
     table = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return _PAGE.format(description=html.escape(_DESCRIPTION), table=table, example=html.escape(_EXAMPLE))
+    return _PAGE.format(style=_STYLE, description=html.escape(_DESCRIPTION), table=table, example=html.escape(_EXAMPLE))
 
 
 _EXAMPLE = """\
@@ -157,11 +159,19 @@ curl -s $S/step -H "$K" -d '{"seq": 2, "action": 1}'
 curl -s $S/render -H "$K" -d '{"seq": 3}' > frame.png
 curl -s -X DELETE $S -H "$K\""""
 
+_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
+td,th{text-align:left;vertical-align:top;padding:.4rem .8rem .4rem 0;border-bottom:1px solid #ccc}
+td:first-child{font-family:monospace;white-space:nowrap}pre{background:#f4f4f4;padding:1rem;overflow:auto}"""
+
+_STYLE_DIGEST = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+PAGE_POLICY = (  # the page may do nothing but be shown, in its own style, in no other page
+    f"default-src 'none'; style-src 'sha256-{_STYLE_DIGEST}'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>multiserverrl env server</title>
-<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}}
-td,th{{text-align:left;vertical-align:top;padding:.4rem .8rem .4rem 0;border-bottom:1px solid #ccc}}
-td:first-child{{font-family:monospace;white-space:nowrap}}pre{{background:#f4f4f4;padding:1rem;overflow:auto}}</style></head>
+<style>{style}</style></head>
 <body><h1>multiserverrl env server</h1><p>{description}</p>
 <pre>{example}</pre>
 <table><tr><th>request</th><th>what it does</th><th>body</th><th>answer</th></tr>

@@ -49,6 +49,8 @@ __all__ = ["ENDED", "LiveSession", "Sessions"]
 ENDED = "the server is stopping: its sessions end with it, and so do their steps that took longer than --drain-s"
 _STOPPING = "the server is stopping"
 
+_LEAST_OWNER_LENGTH = 16
+
 
 class LiveSession:
     """A session with its envs, and the futures of those who wait for a running request's answer."""
@@ -168,6 +170,11 @@ class Sessions:
             )
         if not 0 <= request.wait_s < math.inf:
             raise ConfigError(f"wait_s must be a number of seconds, at least 0, not {request.wait_s}")
+        if request.owner is not None and len(request.owner) < _LEAST_OWNER_LENGTH:
+            raise ConfigError(
+                f"owner must have at least {_LEAST_OWNER_LENGTH} characters, for who guesses it can end this session; "
+                "make one by secrets.token_hex(16), and keep it as you would a password"
+            )
         lanes = request.lanes or [request.num_envs]
         if min(lanes) < 1 or sum(lanes) != request.num_envs:
             raise ConfigError(f"the lanes {lanes} must be of at least 1 env and together have {request.num_envs}")
@@ -239,7 +246,7 @@ class Sessions:
         for session in list(self.live.values())[:8]:
             ends = self._ends_in_s(session)
             until = "while it is connected" if ends is None else f"for {ends:.0f} s at most"
-            held.append(f"session {session.state.id} holds {session.num_envs} {until}")  # an owner's key closes it
+            held.append(f"a session holds {session.num_envs} {until}")  # an owner's key closes it
         return f"{num_envs} environments were asked for, {free} of {self.config.count} are free: {'; '.join(held)}"
 
     async def _give_back(self, num_envs: int, client: str) -> None:
@@ -329,7 +336,7 @@ class Sessions:
                 await waiter
 
     async def _close_owner(self, owner: str) -> None:
-        for session in [live for live in self.live.values() if live.state.owner == owner]:
+        for session in [live for live in self.live.values() if live.state.is_owned_by(owner)]:
             await self.close(session, "its owner opened another")
 
     def check_begin(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from multiserverrl.client.api import ServerDescription, describe
 from multiserverrl.client.transport import Address
+from multiserverrl.client.trust import SYSTEM_TRUST, Trust
 from multiserverrl.errors import MultiServerRLError, UnknownEnvError
 from multiserverrl.testing.conformance.claim import Skip
 from multiserverrl.testing.conformance.raw import RawSocket
@@ -78,10 +79,17 @@ class Subject:
     UnknownEnvError, ServerUnreachable, Unauthorized and the like when it cannot be looked at.
     """
 
-    def __init__(self, url: str, env_id: str | None = None, token: str | None = None, timeout_s: float = 30.0) -> None:
-        self.address, self.timeout_s = Address.parse(url, token), timeout_s
+    def __init__(
+        self,
+        url: str,
+        env_id: str | None = None,
+        token: str | None = None,
+        timeout_s: float = 30.0,
+        trust: Trust = SYSTEM_TRUST,
+    ) -> None:
+        self.address, self.timeout_s, self.trust = Address.parse(url, token, trust), timeout_s, trust
         self.url, self.token = str(self.address), self.address.token
-        self.description: ServerDescription = describe(self.url, token=self.token, timeout_s=timeout_s)
+        self.description: ServerDescription = describe(self.url, token=self.token, timeout_s=timeout_s, trust=trust)
         self.env = self._chosen(env_id)
         self.observation_space = restore_space(self.env.observation_space)
         self.action_space = restore_space(self.env.action_space)
