@@ -66,7 +66,7 @@ class ScriptedAddress(Address):
         lines = [b"HTTP/1.1 101 OK", b"Sec-WebSocket-Accept: " + ACCEPT]
         lines += [f"{name}: {value}".encode() for name, value in (headers or {}).items()]
         head = b"\r\n".join([*lines, b"", b""]) if handshake else b""
-        return cls("http", "scripted", 1, None, ([head + script],))
+        return cls("http", "scripted", 1, scripts=([head + script],))
 
     def connect(self, timeout_s: float) -> Any:
         if not self.scripts[0]:

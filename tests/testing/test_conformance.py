@@ -19,7 +19,7 @@ from tests.testing.broken import BROKEN, Dice, broken
 
 FAULTS = {claim.title for claim in SERVER_CLAIMS if claim.group == "faults of the env"}
 ENVS = "multiserverrl.testing.envs"
-TOKEN = "a token of this test"
+TOKEN = "a-token-of-this-test"
 CLAIMS = [claim for claim in SERVER_CLAIMS if not claim.is_figure]
 NO_TOKEN = "without the token nothing is told and nothing opened"
 NO_NAN = "NaN in an action is refused"

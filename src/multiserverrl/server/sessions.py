@@ -7,8 +7,6 @@ for both. Times are the event loop's monotonic clock.
 from __future__ import annotations
 
 import asyncio
-import difflib
-import math
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -16,13 +14,9 @@ from typing import Any
 from multiserverrl.errors import (
     ConfigError,
     EnvFault,
-    NotAllowedError,
     ServerFull,
     ServerStopping,
     SessionLost,
-    UnknownEnvError,
-    VersionMismatch,
-    WireError,
 )
 from multiserverrl.memory import host_id
 from multiserverrl.observe.log import log
@@ -30,10 +24,9 @@ from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.lane import Lane, LaneConfig
 from multiserverrl.server.lending import Loan
 from multiserverrl.server.limits import Places
+from multiserverrl.server.opening import check_native, check_version, env_id_of, lanes_of, with_lists
 from multiserverrl.server.pool import WorkerDied, WorkerPool
 from multiserverrl.wire.messages import (
-    AUTORESET_MODES,
-    PROTOCOL_VERSION,
     EnvInfo,
     Open,
     Opened,
@@ -42,14 +35,11 @@ from multiserverrl.wire.messages import (
     SharedBlock,
 )
 from multiserverrl.wire.session import ServerSession
-from multiserverrl.wire.trees import unpack_tree
 
 __all__ = ["ENDED", "LiveSession", "Sessions"]
 
 ENDED = "the server is stopping: its sessions end with it, and so do their steps that took longer than --drain-s"
 _STOPPING = "the server is stopping"
-
-_LEAST_OWNER_LENGTH = 16
 
 
 class LiveSession:
@@ -100,10 +90,12 @@ class Sessions:
 
     async def open(self, request: Open, connection: int | None, client: str = "") -> Opened:
         """A new session for a client's address; refused before any env is made when something about it is wrong."""
-        _check_version(request.version)
-        env_id = self._env_id(request)
-        lanes = self._check_open(request)
-        _check_native(self.envs[env_id], request, lanes)
+        check_version(request.version)
+        env_id = env_id_of(request, self.envs)
+        if self.is_draining:
+            raise ServerStopping(f"{_STOPPING}; try again in a few seconds")
+        lanes = lanes_of(request, self.config)
+        check_native(self.envs[env_id], request, lanes)
         if request.owner is not None:
             await self._close_owner(request.owner)
         await self._take(request.num_envs, request.wait_s, client)
@@ -145,60 +137,10 @@ class Sessions:
         blocks = [block for lane in lanes if (block := lane.shown()) is not None]
         return blocks if len(blocks) == len(lanes) else []
 
-    def _env_id(self, request: Open) -> str:
-        if request.env_id is None:
-            if len(self.envs) == 1:
-                return next(iter(self.envs))
-            raise UnknownEnvError(f"this server serves {', '.join(self.envs)}: say which")
-        if request.env_id not in self.envs:
-            close = difflib.get_close_matches(request.env_id, list(self.envs), n=3, cutoff=0.5)
-            hint = f"; did you mean {', '.join(close)}?" if close else ""
-            raise UnknownEnvError(f"{request.env_id} is not served here{hint} (served: {', '.join(self.envs)})")
-        return request.env_id
-
-    def _check_open(self, request: Open) -> list[int]:
-        """The lanes' sizes; ConfigError or NotAllowedError for what cannot be."""
-        if self.is_draining:
-            raise ServerStopping(f"{_STOPPING}; try again in a few seconds")
-        if not 1 <= request.num_envs <= self.config.max_envs_per_session:
-            raise ConfigError(
-                f"num_envs must be between 1 and {self.config.max_envs_per_session}, not {request.num_envs}"
-            )
-        if request.num_envs > self.config.count:
-            raise ServerFull(
-                f"{request.num_envs} environments were asked for; this server has {self.config.count} in all (--count)"
-            )
-        if not 0 <= request.wait_s < math.inf:
-            raise ConfigError(f"wait_s must be a number of seconds, at least 0, not {request.wait_s}")
-        if request.owner is not None and len(request.owner) < _LEAST_OWNER_LENGTH:
-            raise ConfigError(
-                f"owner must have at least {_LEAST_OWNER_LENGTH} characters, for who guesses it can end this session; "
-                "make one by secrets.token_hex(16), and keep it as you would a password"
-            )
-        lanes = request.lanes or [request.num_envs]
-        if min(lanes) < 1 or sum(lanes) != request.num_envs:
-            raise ConfigError(f"the lanes {lanes} must be of at least 1 env and together have {request.num_envs}")
-        if request.autoreset_mode not in ("none", *AUTORESET_MODES) or (
-            request.autoreset_mode == "none" and request.num_envs > 1
-        ):
-            raise ConfigError(
-                f"autoreset_mode must be one of {', '.join(AUTORESET_MODES)}, not {request.autoreset_mode!r}"
-            )
-        if request.arguments:
-            arguments = unpack_tree(request.arguments)
-            if not isinstance(arguments, dict):
-                raise WireError("the env's arguments must be a dict")
-            refused = [str(name) for name in arguments if name not in self.config.names("allow_arg")]
-            if refused:
-                raise NotAllowedError(
-                    f"the operator does not let clients set {', '.join(refused)} (serve … --allow-arg)"
-                )
-        return list(lanes)
-
     async def _describe(self, env_id: str, request: Open) -> EnvInfo:
         """The env as this session's arguments make it; asked for once, then known."""
         served = self.envs[env_id]
-        modes = served.render_modes if served.autoreset_modes else _with_lists(served.render_modes)
+        modes = served.render_modes if served.autoreset_modes else with_lists(served.render_modes)
         if request.render_mode is not None and request.render_mode not in modes:
             raise ConfigError(
                 f"{env_id} has no render_mode {request.render_mode!r}; it has {', '.join(modes) or 'none'}"
@@ -263,7 +205,7 @@ class Sessions:
 
     async def resume(self, request: Resume, connection: int) -> tuple[LiveSession, Resumed]:
         """The session goes on over this connection; the one that held it is fenced."""
-        _check_version(request.version)
+        check_version(request.version)
         session = self.get(request.session)
         session.state.authenticate(request.secret)
         await session.recall()
@@ -379,31 +321,3 @@ async def _open_all(lanes: list[Lane]) -> None:
     for result in results:
         if isinstance(result, BaseException):
             raise result
-
-
-def _check_native(env: EnvInfo, request: Open, lanes: list[int]) -> None:
-    """A native vector env has one lane, and no autoreset mode but its own."""
-    if not env.autoreset_modes:
-        return
-    if request.autoreset_mode not in env.autoreset_modes:
-        asked = "single env (VirtualEnv)" if request.autoreset_mode == "none" else repr(request.autoreset_mode)
-        raise ConfigError(
-            f"{env.env_id} is a native vector env with the autoreset_mode {' or '.join(env.autoreset_modes)}; "
-            f"it cannot be had as {asked}"
-        )
-    if len(lanes) > 1:
-        raise ConfigError(f"{env.env_id} is a native vector env, stepped whole: it has one lane, not {len(lanes)}")
-
-
-def _with_lists(render_modes: list[str]) -> list[str]:
-    """The modes of single envs, which are also collected in lists; a window is no frame."""
-    lists = [f"{mode}_list" for mode in render_modes if mode != "human" and not mode.endswith("_list")]
-    return list(dict.fromkeys(render_modes + lists))
-
-
-def _check_version(version: int) -> None:
-    if version != PROTOCOL_VERSION:
-        raise VersionMismatch(
-            f"the client speaks protocol version {version}, this server {PROTOCOL_VERSION}; "
-            "install the same release of multiserverrl on both"
-        )
