@@ -206,7 +206,7 @@ def _link(content: bytes) -> None:
             link.send(0, lambda seq: messages.Step(0, seq))
             LaneEnvs(remote, 0, 2).take()
         finally:
-            link.leave()
+            link.close()
 
 
 def _fetched(content: bytes) -> None:
