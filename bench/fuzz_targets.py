@@ -206,7 +206,7 @@ def _link(content: bytes) -> None:
             link.send(0, lambda seq: messages.Step(0, seq))
             LaneEnvs(remote, 0, 2).take()
         finally:
-            link.leave()
+            link.close()
 
 
 def _fetched(content: bytes) -> None:
@@ -284,6 +284,8 @@ _JSON_BODIES = [
     (2, {"seq": 2, "action": 1}),
     (2, {"seq": 2, "actions": ["9007199254740993"]}),
     (3, {"seq": 3, "lane": 0}),
+    (1, {"seq": 2**64 - 1, "seed": 2**64 - 1}),
+    (2, {"seq": 2**64, "action": 2**63}),
     (4, {"seq": 4, "name": "x", "kind": "call", "args": [1], "kwargs": {"y": "z"}, "values": [1]}),
 ]
 

@@ -107,7 +107,7 @@ def exchange() -> Iterator[tuple[str, bytes]]:
     yield "→ step, action 1", step
     yield "← stepped: obs [0.25, 0.625, 1], reward 1.0, info steps 1", answer
     yield "→ step, action 7", frames.encode(Step(0, 3), beyond)
-    told = "action[0] is 7, which is not a member of Discrete(2)"
+    told = "action is 7, which is not a member of Discrete(2)"
     yield "← refused: the seq 3 is free as before", frames.encode(Refused(0, 3, ActionError.code, told))
     yield "→ resume: over a new connection, as the other one broke", frames.encode(Resume(1, SESSION, SECRET, 1))
     yield "← resumed: seq 2 was the last to be answered", frames.encode(Resumed(1, [2]))

@@ -18,6 +18,7 @@ from multiserverrl.client.coding import Wanted
 from multiserverrl.client.env import VirtualEnv
 from multiserverrl.client.link import Link
 from multiserverrl.client.transport import Address, Connection, ConnectionEnded
+from multiserverrl.client.vector import VirtualVectorEnv
 from multiserverrl.errors import MultiServerRLError, PeerError, ServerUnreachable, WireError
 from multiserverrl.wire import frames
 from multiserverrl.wire.messages import (
@@ -87,7 +88,7 @@ def test_answers_that_nobody_waits_for_are_dropped_but_not_for_ever() -> None:
     link.send(0, lambda seq: Open(PROTOCOL_VERSION))
     with pytest.raises(WireError, match="again and again"):
         link.receive(0)
-    link.leave()
+    link.close()
 
 
 @pytest.fixture
@@ -109,8 +110,6 @@ STRANGE = {
     "infos in a list": frames.encode(Stepped(0, 1, [pack_tree([{}])]), BODY),
     "infos under a text": frames.encode(Stepped(0, 1, [pack_tree({"0": {}})]), BODY),
     "a body too short": frames.encode(Stepped(0, 1), BODY[:-1]),
-    "too many final observations": frames.encode(Stepped(0, 1, finals=[Finals([0, 0], bytes(16))]), BODY),
-    "a final observation of another size": frames.encode(Stepped(0, 1, finals=[Finals([], b"x")]), BODY),
     "no tree": frames.encode(Stepped(0, 1, [b"\xc1"]), BODY),
     "what answers another request": frames.encode(Called(0, 1, [pack_tree({0: 1})])),
     "another lane": frames.encode(Stepped(3, 1), BODY),
@@ -125,6 +124,25 @@ def test_a_strange_answer_is_a_wire_error(playing: Playing, strange: str) -> Non
     with pytest.raises(WireError):
         env.reset()
     env.close()
+
+
+FINALS = {
+    "too many": Finals([0, 0, 0], bytes(24)),
+    "of another size": Finals([0], b"x"),
+    "of none": Finals([], b"x"),
+    "of another env": Finals([7], bytes(8)),
+}
+
+
+@pytest.mark.parametrize("finals", FINALS.values(), ids=FINALS)
+def test_strange_final_observations_are_a_wire_error(monkeypatch: pytest.MonkeyPatch, finals: Finals) -> None:
+    script = answers(opened([2])) + sent(frames.encode(Stepped(0, 1, finals=[finals]), bytes(40)))
+    monkeypatch.setattr(Address, "parse", lambda *_: ScriptedAddress.of(script))
+    monkeypatch.setattr("multiserverrl.client.opening.spread", lambda *_: [2])
+    envs = VirtualVectorEnv("scripted", "Env", 2, timeout_s=1.0, compression=False)
+    with pytest.raises(WireError, match="final observations"):
+        envs.reset()
+    envs.close()
 
 
 def test_observations_of_envs_that_say_nothing_are_a_wire_error(playing: Playing) -> None:

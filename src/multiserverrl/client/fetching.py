@@ -50,6 +50,8 @@ def _content(response: http.client.HTTPResponse) -> bytes:
     content = bytearray()
     while len(content) <= _MOST_BYTES and (part := response.read(_CHUNK_BYTES)):
         content += part
+    if response.length and len(content) <= _MOST_BYTES:
+        raise http.client.IncompleteRead(bytes(content), response.length)
     return bytes(content)
 
 

@@ -145,6 +145,7 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
 
     def step(self, actions: Any) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
         """Advance every environment once; actions are (num_envs, *action_shape), nested as the action space nests them.
+        They are cast to the space's dtype as VirtualEnv casts one.
 
         Returns observations, rewards (N,) float64, terminations and truncations (N,) bool, infos; all of them
         the caller's own. The step happens at most once on the server, however often the wire breaks. Raises

@@ -12,6 +12,7 @@ from multiserverrl.wire.messages import EnvInfo
 
 __all__ = ["FRAME_TYPE", "refusals", "schemas"]
 
+_OF_SERVERS = (MultiServerRLError.__module__, "multiserverrl.server.")
 FRAME_TYPE = "application/vnd.multiserverrl.frame"
 
 
@@ -118,6 +119,6 @@ def refusals() -> dict[str, Any]:
 
 
 def _kinds(base: type[MultiServerRLError]) -> list[type[MultiServerRLError]]:
-    """All errors of the package itself; those made elsewhere are not told of."""
+    """All errors that the server can refuse with."""
     below = [kind for child in base.__subclasses__() for kind in _kinds(child)]
-    return [base, *below] if base.__module__ == MultiServerRLError.__module__ else below
+    return [base, *below] if base.__module__.startswith(_OF_SERVERS) else below

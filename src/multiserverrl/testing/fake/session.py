@@ -95,7 +95,7 @@ class FakeSession:
             raise Refusal("action", f"the actions are {len(body)} bytes; 8 were expected for 1 of Discrete(2)")
         (action,) = struct.unpack("<q", body)
         if action not in (0, 1):
-            raise Refusal("action", f"action[0] is {action}, which is not a member of Discrete(2)")
+            raise Refusal("action", f"action is {action}, which is not a member of Discrete(2)")
 
     def carried_out(self, name: str, fields: list[Any], body: bytes) -> bytes:
         lane, seq = fields[0], fields[1]
