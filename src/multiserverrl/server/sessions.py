@@ -21,7 +21,6 @@ from multiserverrl.errors import (
     ServerStopping,
     SessionLost,
     UnknownEnvError,
-    VersionMismatch,
     WireError,
 )
 from multiserverrl.memory import host_id
@@ -30,10 +29,10 @@ from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.lane import Lane, LaneConfig
 from multiserverrl.server.lending import Loan
 from multiserverrl.server.limits import Places
+from multiserverrl.server.openchecks import check_native, check_version, with_lists
 from multiserverrl.server.pool import WorkerDied, WorkerPool
 from multiserverrl.wire.messages import (
     AUTORESET_MODES,
-    PROTOCOL_VERSION,
     EnvInfo,
     Open,
     Opened,
@@ -98,10 +97,10 @@ class Sessions:
 
     async def open(self, request: Open, connection: int | None, client: str = "") -> Opened:
         """A new session for a client's address; refused before any env is made when something about it is wrong."""
-        _check_version(request.version)
+        check_version(request.version)
         env_id = self._env_id(request)
         lanes = self._check_open(request)
-        _check_native(self.envs[env_id], request, lanes)
+        check_native(self.envs[env_id], request, lanes)
         if request.owner is not None:
             await self._close_owner(request.owner)
         await self._take(request.num_envs, request.wait_s, client)
@@ -156,8 +155,7 @@ class Sessions:
 
     def _check_open(self, request: Open) -> list[int]:
         """The lanes' sizes; ConfigError or NotAllowedError for what cannot be."""
-        if self.is_draining:
-            raise ServerStopping(f"{_STOPPING}; try again in a few seconds")
+        self._check_not_stopping()
         if not 1 <= request.num_envs <= self.config.max_envs_per_session:
             raise ConfigError(
                 f"num_envs must be between 1 and {self.config.max_envs_per_session}, not {request.num_envs}"
@@ -191,7 +189,7 @@ class Sessions:
     async def _describe(self, env_id: str, request: Open) -> EnvInfo:
         """The env as this session's arguments make it; asked for once, then known."""
         served = self.envs[env_id]
-        modes = served.render_modes if served.autoreset_modes else _with_lists(served.render_modes)
+        modes = served.render_modes if served.autoreset_modes else with_lists(served.render_modes)
         if request.render_mode is not None and request.render_mode not in modes:
             raise ConfigError(
                 f"{env_id} has no render_mode {request.render_mode!r}; it has {', '.join(modes) or 'none'}"
@@ -217,8 +215,7 @@ class Sessions:
             except TimeoutError:
                 told = places.refusal(client) if self.num_open <= most else self._who_holds(num_envs)
                 raise ServerFull(told, self._frees_in_s()) from None
-            if self.is_draining:
-                raise ServerStopping(f"{_STOPPING}; try again in a few seconds")
+            self._check_not_stopping()
             self.num_open += num_envs
             places.take(client)
 
@@ -256,7 +253,7 @@ class Sessions:
 
     async def resume(self, request: Resume, connection: int) -> tuple[LiveSession, Resumed]:
         """The session goes on over this connection; the one that held it is fenced."""
-        _check_version(request.version)
+        check_version(request.version)
         session = self.get(request.session)
         session.state.authenticate(request.secret)
         await session.recall()
@@ -332,6 +329,10 @@ class Sessions:
         for session in [live for live in self.live.values() if live.state.owner == owner]:
             await self.close(session, "its owner opened another")
 
+    def _check_not_stopping(self) -> None:
+        if self.is_draining:
+            raise ServerStopping(f"{_STOPPING}; try again in a few seconds")
+
     def check_begin(self) -> None:
         """SessionLost for a request that begins when the server is stopping."""
         if self.is_draining:
@@ -372,31 +373,3 @@ async def _open_all(lanes: list[Lane]) -> None:
     for result in results:
         if isinstance(result, BaseException):
             raise result
-
-
-def _check_native(env: EnvInfo, request: Open, lanes: list[int]) -> None:
-    """A native vector env has one lane, and no autoreset mode but its own."""
-    if not env.autoreset_modes:
-        return
-    if request.autoreset_mode not in env.autoreset_modes:
-        asked = "single env (VirtualEnv)" if request.autoreset_mode == "none" else repr(request.autoreset_mode)
-        raise ConfigError(
-            f"{env.env_id} is a native vector env with the autoreset_mode {' or '.join(env.autoreset_modes)}; "
-            f"it cannot be had as {asked}"
-        )
-    if len(lanes) > 1:
-        raise ConfigError(f"{env.env_id} is a native vector env, stepped whole: it has one lane, not {len(lanes)}")
-
-
-def _with_lists(render_modes: list[str]) -> list[str]:
-    """The modes of single envs, which are also collected in lists; a window is no frame."""
-    lists = [f"{mode}_list" for mode in render_modes if mode != "human" and not mode.endswith("_list")]
-    return list(dict.fromkeys(render_modes + lists))
-
-
-def _check_version(version: int) -> None:
-    if version != PROTOCOL_VERSION:
-        raise VersionMismatch(
-            f"the client speaks protocol version {version}, this server {PROTOCOL_VERSION}; "
-            "install the same release of multiserverrl on both"
-        )
