@@ -19,6 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "fault_matrix")
 
 import action_rows
 import checkpoint_rows
+import clock_rows
 import limit_rows
 import network_rows
 import session_rows
@@ -36,6 +37,7 @@ _MODULES = (
     action_rows,
     network_rows,
     stopping_rows,
+    clock_rows,
 )
 
 

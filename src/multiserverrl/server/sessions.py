@@ -92,8 +92,7 @@ class Sessions:
         """A new session for a client's address; refused before any env is made when something about it is wrong."""
         check_version(request.version)
         env_id = env_id_of(request, self.envs)
-        if self.is_draining:
-            raise ServerStopping(f"{_STOPPING}; try again in a few seconds")
+        self._check_not_stopping()
         lanes = lanes_of(request, self.config)
         check_native(self.envs[env_id], request, lanes)
         if request.owner is not None:
@@ -166,8 +165,7 @@ class Sessions:
             except TimeoutError:
                 told = places.refusal(client) if self.num_open <= most else self._who_holds(num_envs)
                 raise ServerFull(told, self._frees_in_s()) from None
-            if self.is_draining:
-                raise ServerStopping(f"{_STOPPING}; try again in a few seconds")
+            self._check_not_stopping()
             self.num_open += num_envs
             places.take(client)
 
@@ -280,6 +278,10 @@ class Sessions:
     async def _close_owner(self, owner: str) -> None:
         for session in [live for live in self.live.values() if live.state.is_owned_by(owner)]:
             await self.close(session, "its owner opened another")
+
+    def _check_not_stopping(self) -> None:
+        if self.is_draining:
+            raise ServerStopping(f"{_STOPPING}; try again in a few seconds")
 
     def check_begin(self) -> None:
         """SessionLost for a request that begins when the server is stopping."""
