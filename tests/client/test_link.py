@@ -284,7 +284,7 @@ def test_a_server_that_is_gone_for_good_is_a_lost_session_and_then_nobody(monkey
     with serving(SCRIPTED, count=1) as server:
         env = VirtualEnv(server.url)
         env.reset(seed=1)
-    with pytest.raises(SessionLost, match="was stopped|could not be made again"):
+    with pytest.raises(SessionLost, match=r"was stopped|could not be made again"):
         env.step(0)
     with pytest.raises(ServerUnreachable, match="multiserverrl serve"):
         env.reset()
