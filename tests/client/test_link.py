@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from gymnasium.error import AlreadyPendingCallError
 
+from multiserverrl.client.api import describe
 from multiserverrl.client.env import VirtualEnv
 from multiserverrl.client.vector import VirtualVectorEnv
 from multiserverrl.errors import (
@@ -51,7 +52,7 @@ def local_steps(num_steps: int, seed: int = 1) -> list[Any]:
     return [env.step(np.int64(step % 2)) for step in range(num_steps)]
 
 
-@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("how", ["fin", "rst", "half"])
 @pytest.mark.parametrize(("direction", "last_byte"), [("request", 48), ("reply", 80)])
 def test_a_cut_at_any_byte_of_a_step_costs_nothing(
     relay: Relay, counter: str, direction: str, last_byte: int, how: str
@@ -66,6 +67,15 @@ def test_a_cut_at_any_byte_of_a_step_costs_nothing(
     assert_same(told, local_steps(last_byte))
     assert count_of(counter) == last_byte
     env.close()
+
+
+def test_a_description_that_is_cut_is_an_error_and_never_half_of_one(relay: Relay) -> None:
+    whole, size = describe(relay.url), relay.passed_bytes["reply"]
+    for byte in range(0, size, 97):
+        relay.cut(Cut("reply", byte, ("fin", "rst", "half")[byte % 3]))
+        with pytest.raises(PeerError):
+            describe(relay.url)
+    assert describe(relay.url) == whole
 
 
 def test_a_vector_of_envs_is_stepped_once_too(relay: Relay, counter: str) -> None:
