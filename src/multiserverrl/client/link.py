@@ -25,6 +25,7 @@ from multiserverrl.errors import (
     ServerUnreachable,
     SessionLost,
     SessionTaken,
+    UntrustedServer,
     WireError,
     error_for,
 )
@@ -84,7 +85,7 @@ class Link:
                 raise ServerUnreachable(
                     f"{self.address} did not open a session within {self._timeout_s:.0f} s"
                 ) from error
-            if isinstance(error, OSError) and not isinstance(error, ServerUnreachable):
+            if isinstance(error, OSError) and not isinstance(error, (ServerUnreachable, UntrustedServer)):
                 raise ServerUnreachable(
                     f"{self.address} closed the connection while a session was opened: {error}"
                 ) from error
