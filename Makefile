@@ -1,6 +1,7 @@
 # make train   trains CartPole-v1 over HTTP, from nothing but Python
-# make test    everything that CI runs
+# make test    all checks and tests but those of make faults and make trainers
 # make faults   the fault matrix, and the tests that need root or take minutes (docs/reliability.md)
+# make audit   asks whether vulnerabilities are known of the versions in constraints.txt (docs/security.md)
 # make trainers   the tests with other people's trainers (docs/trainers.md), in a venv of its own
 # make clean   removes what these made
 #
@@ -10,6 +11,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 TRAINERS_VENV ?= .venv-trainers
+AUDIT_VENV ?= .venv-audit
+AUDIT_FLAGS ?=
 PIP_FLAGS ?=
 TORCH_INDEX ?=
 TRAIN_FLAGS ?=
@@ -22,7 +25,7 @@ OTHERS_WARNINGS = -W ignore::DeprecationWarning -W ignore::FutureWarning
 INSTALL_TRAINERS = $(TRAINERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
           --constraint constraints-trainers.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_FLAGS)
 
-.PHONY: train test faults trainers clean
+.PHONY: train test faults audit trainers clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.installed-train
@@ -35,6 +38,14 @@ faults: $(VENV)/.installed-fuzz
 	$(VENV)/bin/python bench/faults.py
 	$(VENV)/bin/python bench/fuzz.py --inputs 130000
 	$(VENV)/bin/python -m pytest -m "root or long" tests
+
+audit: $(AUDIT_VENV)/.installed
+	$(AUDIT_VENV)/bin/python .ci/audit.py $(AUDIT_FLAGS)
+
+$(AUDIT_VENV)/.installed:
+	@$(MAKE) --no-print-directory VENV=$(AUDIT_VENV) $(AUDIT_VENV)/.made
+	$(AUDIT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) pip-audit && touch $@ || \
+	  echo "pip-audit cannot be installed here: nothing can be asked"
 
 trainers: $(TRAINERS_VENV)/.installed
 	OMP_NUM_THREADS=1 $(TRAINERS_VENV)/bin/python -m pytest -m trainers tests/adapters $(OTHERS_WARNINGS)
@@ -74,5 +85,5 @@ $(VENV)/.made:
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(TRAINERS_VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(TRAINERS_VENV) $(AUDIT_VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests docs examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -77,7 +77,7 @@ def stream(sent: Callable[[], bytes], *, is_lent: bool) -> Refusal:
     def refusal(url: str) -> str:
         raw = RawSocket(Address.parse(url), 20)
         try:
-            raw.send(frames.encode(Open(PROTOCOL_VERSION, wait_s=20, owner="greedy")))
+            raw.send(frames.encode(Open(PROTOCOL_VERSION, wait_s=20, owner="the-key-of-greed")))
             raw.receive()
             raw.send(frames.encode(Reset(0, 1)))
             raw.receive()

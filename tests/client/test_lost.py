@@ -243,9 +243,9 @@ def test_a_full_server_is_waited_for_and_said(relay: Relay) -> None:
 
 
 def test_a_session_that_was_closed_or_taken_over_is_not_opened_again(url: str) -> None:
-    env = VirtualEnv(url, SCRIPTED, on_lost="truncate", owner="nobody but myself")
+    env = VirtualEnv(url, SCRIPTED, on_lost="truncate", owner="a-key-of-my-own-")
     env.reset(seed=1)
-    newer = VirtualEnv(url, SCRIPTED, owner="nobody but myself")
+    newer = VirtualEnv(url, SCRIPTED, owner="a-key-of-my-own-")
     with pytest.raises(SessionTaken):
         env.step(0)
     env.close()

@@ -57,6 +57,13 @@ def test_quick_leaves_out_the_slow_tests(tmp_path: Path) -> None:
     assert "-m not slow and not trainers" in check(tmp_path, "nothing fails", "--quick").stdout.splitlines()[-1]
 
 
-def test_ci_runs_the_readmes_test_command() -> None:
-    assert "make test" in (ROOT / ".ci" / "run").read_text("utf-8")
-    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+@pytest.mark.parametrize("failing", ["audit", "faults", "test", "nothing"])
+def test_ci_runs_all_of_its_steps_and_the_tests_last_whatever_fails(tmp_path: Path, failing: str) -> None:
+    make = tmp_path / "make"
+    make.write_text(f'#!/bin/sh\necho "made $*"\ntest "$1" != {failing}\n', "utf-8")
+    make.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [str(ROOT / ".ci" / "run"), "VENV=elsewhere"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert done.stdout.splitlines() == [f"made {step} VENV=elsewhere" for step in ("audit", "faults", "test")]
+    assert done.returncode == (failing != "nothing")

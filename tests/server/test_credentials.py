@@ -104,7 +104,7 @@ def test_a_token_of_the_environment_that_no_header_can_bear_is_refused(monkeypat
         find_token(config(host="localhost"))
     with pytest.raises(ConfigError, match=rf"{TOKEN_VARIABLE} .*a line break"):
         VirtualEnv("http://localhost:1")
-    with pytest.raises(ConfigError, match="cannot be used"):
+    with pytest.raises(ConfigError, match=r"the token \(token=\) cannot be used"):
         VirtualEnv("http://localhost:1", token="mine\r\nX-Header: 1")
 
 

@@ -94,7 +94,7 @@ def raw_frame(payload: bytes, opcode: int = BINARY, *, is_final: bool = True, si
     return struct.pack("!BBQ", opcode | 0x80 * is_final, 0xFF, told) + bytes(4) + payload
 
 
-def opened(url: str, *, is_lent: bool = True, owner: str = "the only owner here") -> RawStream:
+def opened(url: str, *, is_lent: bool = True, owner: str = "the-key-of-the-first") -> RawStream:
     """A session that has taken some steps, the only one of its owner; its connection is its env worker's, or not."""
     stream = RawStream(url)
     told = stream.ask(Open(PROTOCOL_VERSION, owner=owner, wait_s=20))
@@ -182,7 +182,7 @@ def test_a_message_before_there_is_a_session_may_not_be_as_large(server: Running
 @pytest.mark.parametrize("is_lent", [True, False], ids=["env worker", "front"])
 def test_a_client_that_asks_and_does_not_read_fills_its_own_memory(server: RunningServer, is_lent: bool) -> None:
     """3,000 requests whose answers have 800 kB."""
-    with opened(server.url, is_lent=is_lent) as stream, opened(server.url, owner="another owner here") as other:
+    with opened(server.url, is_lent=is_lent) as stream, opened(server.url, owner="the-key-of-another") as other:
         pids = [*server.pids(), *worker_pids(server)]
         before = [memory_kb(pid) for pid in pids]
         if is_lent:

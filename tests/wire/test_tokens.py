@@ -26,4 +26,4 @@ def test_what_no_header_can_bear_is_refused_without_showing_it(token: str, said:
     with pytest.raises(ConfigError) as refused:
         checked_token(token, "--token-file f")
     assert said in str(refused.value) and "--token-file f" in str(refused.value)
-    assert "cret" not in str(refused.value).replace("secrets.token_urlsafe", "").replace("import secrets", "")
+    assert "cret" not in str(refused.value)

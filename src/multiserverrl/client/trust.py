@@ -37,7 +37,7 @@ _ADVICE = {
 def token_to_show(given: str | None) -> str | None:
     """The token that was given, or else the environment's; ConfigError for one that no header can bear."""
     found = given or os.environ.get(TOKEN_VARIABLE, "").strip()
-    return checked_token(found, "the token" if given else TOKEN_VARIABLE) if found else None
+    return checked_token(found, "the token (token=)" if given else TOKEN_VARIABLE) if found else None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ def checked_token(text: str, named_by: str) -> str:
             what = "a line break" if letter in "\r\n" else "a blank" if letter.isspace() else "not a visible ASCII one"
             raise ConfigError(
                 f"{named_by} cannot be used: character {place + 1} of it is {what}; "
-                "a token has visible ASCII characters alone, such as python -c 'import secrets; "
-                "print(secrets.token_urlsafe(24))' prints"
+                "a token has visible ASCII characters alone, no blanks and no line breaks"
             )
     return text
