@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,3 +62,18 @@ def write_into_a_block(config: bytes, fds: Sequence[int]) -> None:
     block = Block.open(msgspec.json.decode(config, type=BlockHandle))
     block.buffer[:3] = b"you"
     block.close()
+
+
+def start_another_and_wait(config: bytes, fds: Sequence[int]) -> None:
+    """Start a process that holds the first descriptor, too, and write "started" to it."""
+    subprocess.Popen(["sleep", "1000"], pass_fds=fds)
+    os.write(fds[0], b"started\n")
+    signal.pause()
+
+
+def hold_50_mb(config: bytes, fds: Sequence[int]) -> None:
+    """Write "held" to the first descriptor, and wait."""
+    held = b"x" * 50_000_000
+    os.write(fds[0], b"held\n")
+    signal.pause()
+    del held

@@ -157,3 +157,21 @@ def test_a_child_is_not_started_from_another_thread() -> None:
     thread.start()
     thread.join()
     assert "start stray from the main thread" in str(caught[0])
+
+
+def test_what_a_child_started_ends_with_it(start: Start, pipe: tuple[BinaryIO, int]) -> None:
+    reader, writing = pipe
+    child = start("start_another_and_wait", writing=writing)
+    assert reader.readline() == b"started\n"
+    child.kill()
+    assert reader.read() == b""  # the last one that could write has ended
+
+
+def test_a_child_says_what_memory_it_has_for_itself_until_it_ends(start: Start, pipe: tuple[BinaryIO, int]) -> None:
+    reader, writing = pipe
+    child = start("hold_50_mb", writing=writing)
+    assert reader.readline() == b"held\n"
+    held = child.memory_bytes()
+    assert held is not None and 50e6 < held < 200e6
+    child.kill()
+    assert child.memory_bytes() is None

@@ -18,7 +18,9 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import IO
 
-__all__ = ["Child", "cause_of_exit", "start_child"]
+__all__ = ["PIPE", "Child", "cause_of_exit", "start_child"]
+
+PIPE = subprocess.PIPE  # for `start_child`: a stderr that the parent reads as `Child.stderr`
 
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PR_SET_PDEATHSIG = 1
@@ -30,6 +32,8 @@ class Child:
     def __init__(self, name: str, popen: subprocess.Popen[bytes]) -> None:
         self.name = name
         self.pid = popen.pid
+        self._group_may_live = hasattr(os, "killpg")
+        self.stderr = popen.stderr  # where it was asked for as PIPE
         self._popen = popen
 
     def exitcode(self) -> int | None:
@@ -61,10 +65,24 @@ class Child:
         """Send a signal, unless it has ended."""
         self._popen.send_signal(number)
 
-    def kill(self) -> None:
-        """End it at once, and reap it."""
+    def kill(self, timeout_s: float | None = None) -> None:
+        """End it at once, and what it started in its process group; reap it, if it ends within `timeout_s`."""
+        if self._group_may_live:
+            self._group_may_live = False  # its number may soon be another's
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
         self._popen.kill()
-        self._popen.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(timeout_s)
+
+    def memory_bytes(self) -> int | None:
+        """What it holds in memory for itself alone, not shared with others; None where the system does not say."""
+        try:
+            with open(f"/proc/{self.pid}/statm", "rb") as file:
+                _, resident, shared, *_ = map(int, file.read().split())
+        except (OSError, ValueError):  # it has ended; or no Linux
+            return None
+        return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
     def stop(self, grace_s: float = 5.0) -> int:
         """SIGTERM, then SIGKILL after `grace_s`; the exit code."""

@@ -81,7 +81,7 @@ def test_a_worker_that_died_is_never_taken_for_a_quiet_reset(faulty: RunningServ
     kill_workers(faulty)
     assert envs.render() == ("step 0", "step 0")  # made anew, to be shown
     truncations, infos = envs.step(np.zeros(2, np.int64))[3:]
-    assert truncations.all() and all("started again" in fault for fault in infos["multiserverrl"]["fault"])
+    assert truncations.all() and all("SIGKILL" in fault for fault in infos["multiserverrl"]["fault"])
     envs.reset(seed=10)
     assert envs.step(np.zeros(2, np.int64))[0][:, 0].tolist() == [1.0, 1.0]
 

@@ -15,6 +15,7 @@ import pytest
 from multiserverrl.client.env import VirtualEnv
 from multiserverrl.client.transport import ConnectionEnded
 from multiserverrl.client.vector import VirtualVectorEnv
+from multiserverrl.server.lane import Lane
 from multiserverrl.server.run import RunningServer
 from multiserverrl.testing.contract import assert_same, vector_trajectory
 from multiserverrl.testing.serving import serving, worker_pids
@@ -257,3 +258,25 @@ def test_a_repeat_that_waited_for_its_step_is_answered_before_the_connection_is_
             assert frames.decode_answer(session.connection.receive())[0].code == "seq"  # type: ignore[union-attr]
             first = bytes(session.connection.receive())
             assert bytes(session.connection.receive()) == first
+
+
+def test_a_loan_that_cannot_be_settled_costs_its_own_session_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(lane: Lane, kept: Any) -> bytes:
+        raise RuntimeError("the books do not agree")
+
+    with serving_from_thread(Wide) as url:
+        session, other = RawSession(url, "Env"), VirtualEnv(url)
+        other.reset()
+        session.ask(Reset(0, 1))
+        monkeypatch.setattr(Lane, "take_back", fail)
+        opened = session.opened
+        path, names = f"/v1/sessions/{opened.session}", {"Session-Secret": opened.secret}
+        assert (
+            request(url, "POST", f"{path}/step", {"seq": 99, "action": 0}, names).status == 409
+        )  # nobody is left waiting
+        with pytest.raises(OSError, match=r"."):
+            session.connection.receive()
+        session.connection.drop()
+        monkeypatch.undo()
+        assert other.step(1)[0].all()
+        other.close()

@@ -141,11 +141,7 @@ class _Routes:
 
     async def health(self, request: Request) -> Response:
         """Answered by a process that runs no env code, so a busy env never looks dead."""
-        workers = self._sessions.pool.workers
-        up = sum(worker.is_up.is_set() for worker in workers)
-        return JSONResponse(
-            {"status": "ok" if up == len(workers) else "degraded", "workers": len(workers), "workers_up": up}
-        )
+        return JSONResponse(self._sessions.pool.health())
 
     async def docs(self, request: Request) -> Response:
         return HTMLResponse(openapi.page(), headers={"Content-Security-Policy": openapi.PAGE_POLICY})

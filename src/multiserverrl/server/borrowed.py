@@ -14,8 +14,8 @@ from typing import Any
 from multiserverrl.errors import MultiServerRLError
 from multiserverrl.server.checks import check_reset, check_step
 from multiserverrl.server.commands import Done, Failed, KeptLane, Lend, LentLane, Reply, Returned
-from multiserverrl.server.faults import failed_by
-from multiserverrl.server.laneblock import ANSWERED, AREA, BUSY_SINCE
+from multiserverrl.server.faults import ENV_ERRORS, failed_by
+from multiserverrl.server.laneblock import ANSWERED, AREA, BUSY_SINCE, WAS_RESET
 from multiserverrl.server.shard import Shard
 from multiserverrl.server.vectorshard import VectorShard
 from multiserverrl.wire import frames
@@ -28,6 +28,7 @@ __all__ = ["Borrowed"]
 _CHUNK_BYTES = 1 << 16
 _JOINED_BYTES = 1 << 13  # up to here one copy is cheaper than a list of parts
 _LONGEST_HEAD_BYTES = 14
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # an env may have made SIGPIPE deadly
 
 
 class _Lane:
@@ -59,7 +60,7 @@ class _Lane:
         shard.write_to(1 - self.area)
         try:
             reply: Reply = shard.step(actions, may_lag=request.by_block)
-        except Exception as error:  # whatever it is, it is the client's to see
+        except ENV_ERRORS as error:  # whatever it is, it is the client's to see
             reply = failed_by(error)
         return self._answered(request, reply)
 
@@ -79,8 +80,9 @@ class _Lane:
             options = unpack_tree(request.options) if request.options else None
             reply: Reply = shard.reset(request.seeds, options, mask)
             self.was_reset = was_reset or mask is None or all(mask)
-        except Exception as error:
+        except ENV_ERRORS as error:
             reply = failed_by(error)
+        self.words[WAS_RESET] = self.was_reset
         return self._answered(request, reply)
 
     def _answered(self, request: Step | Reset, reply: Reply) -> tuple[bytes, memoryview | bytes]:
@@ -205,9 +207,9 @@ class Borrowed:
         size += len(head)
         try:
             if size <= _JOINED_BYTES:
-                sent = self._socket.send(b"".join((head, answer, body)))
+                sent = self._socket.send(b"".join((head, answer, body)), _NO_SIGNAL)
             else:
-                sent = self._socket.sendmsg((head + answer, body))
+                sent = self._socket.sendmsg((head + answer, body), (), _NO_SIGNAL)
         except BlockingIOError:
             sent = 0
         except OSError:  # shows again when it is read
@@ -218,7 +220,7 @@ class Borrowed:
     def send_rest(self) -> bool:
         """Send more of what the client has not taken yet, then go on; False as `serve` says."""
         try:
-            self.unsent = self.unsent[self._socket.send(self.unsent) :]
+            self.unsent = self.unsent[self._socket.send(self.unsent, _NO_SIGNAL) :]
         except BlockingIOError:
             pass
         except OSError:  # shows again when it is read

@@ -6,6 +6,7 @@ block. A *shard* is a worker's part of one lane: rows first … first+count of t
 
 from __future__ import annotations
 
+import signal
 import struct
 from typing import Any
 
@@ -17,6 +18,8 @@ from multiserverrl.wire.messages import EnvInfo, Finals
 
 __all__ = [
     "LENGTH",
+    "NO_LOAN",
+    "SHOW_WHERE",
     "CallShard",
     "Command",
     "Done",
@@ -42,6 +45,8 @@ __all__ = [
 ]
 
 LENGTH = struct.Struct("<I")
+SHOW_WHERE = getattr(signal, "SIGQUIT", signal.SIGTERM)  # print where you are: you are about to be killed
+NO_LOAN = 0  # the number of none: to take it back is to ask for a sign of life
 
 
 class WorkerConfig(msgspec.Struct, frozen=True):

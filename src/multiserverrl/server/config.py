@@ -63,6 +63,11 @@ class ServerConfig:
     idle_s: float = setting(3600.0, "how long a session that was opened by plain HTTP may idle", unit="seconds")
     step_deadline_s: float = setting(30.0, "longest step or reset; past it the env worker is killed", unit="seconds")
     start_deadline_s: float = setting(120.0, "longest start of an env worker or of its envs", unit="seconds")
+    max_worker_mb: int | None = setting(
+        None,
+        "memory past which an env worker is started again when none of its episodes runs, past 1.5 times it at once",
+        unit="MB",
+    )
     drain_s: float = setting(5.0, "how long a stopping server waits for steps in flight", unit="seconds")
     awake_us: int = setting(
         150, "how long an env worker stays awake for a quick client's next request; 0: never", unit="microseconds"

@@ -26,9 +26,10 @@ from multiserverrl.server.commands import WorkerConfig
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.draining import Drain
 from multiserverrl.server.httplimits import LimitedHttp
-from multiserverrl.server.pool import StartWorker, WorkerPool, worker_processes
+from multiserverrl.server.pool import WorkerPool
 from multiserverrl.server.sessions import Sessions
 from multiserverrl.server.websocket import StreamProtocol
+from multiserverrl.server.workerhandle import StartWorker, worker_processes
 
 __all__ = ["FrontConfig", "Ready", "run_front", "serve_front"]
 
@@ -78,13 +79,19 @@ async def serve_front(
     is called in this event loop: after the steps in flight; called again: at once.
     """
     config = front.server
-    pool = WorkerPool(config.num_workers, start_deadline_s=config.start_deadline_s, start=start_worker)
+    pool = WorkerPool(
+        config.num_workers,
+        start_deadline_s=config.start_deadline_s,
+        max_mb=config.max_worker_mb,
+        start=start_worker,
+    )
     sessions = Sessions(config, pool)
     ticking = asyncio.create_task(_tick(sessions, pool))  # first of all: an env may hang when it is made
     try:
         try:
             await pool.start()
             await sessions.learn_envs()
+            pool.check_size()
         except MultiServerRLError as error:
             tell(Ready(error.code, error.headline))
             return
@@ -157,7 +164,7 @@ async def _tick(sessions: Sessions, pool: WorkerPool) -> None:
     while True:
         await asyncio.sleep(_TICK_S)
         try:  # nothing here may wait, or end it: deadlines are kept by this loop alone
-            pool.kill_overdue(loop.time())
+            pool.look_after(loop.time())
             sessions.expire()
         except Exception as error:
             log("tick_failed", error=repr(error))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
+from msgspec.structs import replace
 
 from multiserverrl.errors import ActionError, MisuseError, SessionLost
 from multiserverrl.memory import Block
@@ -34,25 +34,18 @@ from multiserverrl.server.commands import (
     StepShard,
     pack,
 )
-from multiserverrl.server.laneblock import ANSWERED, AREA, BUSY_SINCE, LaneBlock
-from multiserverrl.server.pool import Worker, WorkerDied
+from multiserverrl.server.faults import FAULT_KEY, as_unicode
+from multiserverrl.server.laneanswers import LaneAnswers, merged
+from multiserverrl.server.laneblock import ANSWERED, AREA, BUSY_SINCE, WAS_RESET, LaneBlock
+from multiserverrl.server.laneshard import LaneShard
+from multiserverrl.server.workerhandle import WorkerDied
+from multiserverrl.server.workerline import Worker
 from multiserverrl.wire import frames
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import StepLayout
-from multiserverrl.wire.messages import (
-    Call,
-    Called,
-    EnvInfo,
-    Refused,
-    Render,
-    Rendered,
-    Reset,
-    SharedBlock,
-    Step,
-    Stepped,
-)
+from multiserverrl.wire.messages import Call, Called, EnvInfo, Render, Rendered, Reset, SharedBlock, Step
 from multiserverrl.wire.spaces import restore_space
-from multiserverrl.wire.trees import pack_tree, unpack_rows, unpack_tree
+from multiserverrl.wire.trees import pack_tree, unpack_tree
 
 __all__ = ["Lane", "LaneConfig"]
 
@@ -69,25 +62,8 @@ class LaneConfig:
     start_deadline_s: float
 
 
-class _Shard:
-    """Rows first … first+count of the lane, on one env worker."""
-
-    def __init__(self, worker: Worker, key: int, first: int, count: int) -> None:
-        self.worker, self.key, self.first, self.count = worker, key, first, count
-        self.rows = range(first, first + count)
-        self.step_command = pack(StepShard(key))
-        self.generation = worker.generation  # of the worker that holds its envs
-        self.broken = ""  # why its envs are gone, until the caller has been told
-
-    def is_lost(self) -> bool:
-        """Whether the worker that held its envs is gone."""
-        return self.generation != self.worker.generation or not self.worker.is_up.is_set()
-
-
 class Lane:
     """The envs of one lane. `open` before anything else, `close` at the end."""
-
-    _next_key = 0
 
     def __init__(self, config: LaneConfig, index: int, placed: list[tuple[Worker, int]]) -> None:
         self.config, self.index, self.placed = config, index, placed
@@ -97,19 +73,13 @@ class Lane:
         block = Block.create(LaneBlock.block_bytes(self.codec, self.layout), "lane")
         self._handle = block.handle
         self._block = LaneBlock(block, self.codec, self.layout)
-        self._actions, self._body = self._block.actions, self._block.bodies[0]
-        self._last_body = bytes(self.layout.size_bytes)  # as answered: what a fault falls back on
-        self._loose: list[bytes] = []  # the same for a space without a fixed size
+        self._answers = LaneAnswers(index, self._block, config.autoreset_mode)
         self._was_reset = False
         self._is_closed = False
-        # rows that must be reset before the next step; None where something else resets them
-        self._ended = np.zeros(self.num_envs, bool) if config.autoreset_mode == "disabled" else None
-        self._shards: list[_Shard] = []
-        first = 0
+        self._shards: list[LaneShard] = []
         for worker, count in placed:
-            Lane._next_key += 1
-            self._shards.append(_Shard(worker, Lane._next_key, first, count))
-            first += count
+            first = self._shards[-1].rows.stop if self._shards else 0
+            self._shards.append(LaneShard(worker, first, count, self._may_end))
 
     async def open(self) -> None:
         """Make the envs; the error of the first that cannot be made."""
@@ -122,6 +92,8 @@ class Lane:
     async def close(self) -> None:
         """Close the envs and give the block back."""
         self._is_closed = True
+        for shard in self._shards:
+            shard.leave()
         futures = [
             s.worker.call(pack(DropShard(s.key)), self.config.step_deadline_s) for s in self._shards if not s.is_lost()
         ]
@@ -137,7 +109,7 @@ class Lane:
         if self._is_closed:  # by another way than this connection
             raise SessionLost("the session was closed")
         if isinstance(request, Step):
-            check_step(self._was_reset, self._ended)
+            check_step(self._was_reset, self._answers.ended)
             if self.codec.layout is not None:
                 self.codec.check(body)
                 return None
@@ -162,12 +134,13 @@ class Lane:
         """The env worker that could answer this lane's steps by itself, if any could."""
         if len(self._shards) > 1 or self._is_closed or not self.layout.is_fixed or not self.is_plain():
             return None
-        return self._shards[0].worker
+        worker = self._shards[0].worker
+        return None if worker.is_worn else worker
 
     def lent(self, last_seq: int) -> LentLane:
         """Where it stands when its connection is lent to its worker."""
         words = self._block.words  # the worker may die before it has read this
-        words[ANSWERED], words[AREA], words[BUSY_SINCE] = last_seq, 0, 0
+        words[ANSWERED], words[AREA], words[BUSY_SINCE], words[WAS_RESET] = last_seq, 0, 0, self._was_reset
         return LentLane(self._shards[0].key, last_seq, self._was_reset)
 
     def is_busy_since(self) -> int:
@@ -178,29 +151,26 @@ class Lane:
     def take_back(self, kept: KeptLane) -> bytes:
         """Go on where the worker left off; the last answer's frame."""
         self._was_reset = kept.was_reset
-        self._remember()
-        return kept.answer + self._last_body if kept.has_body else kept.answer
+        return self._answers.take_back(kept)
 
-    def survive(self, cause: str) -> int:
-        """Go on where a worker left off that died of `cause`; the last seq that it answered."""
+    def survive(self, died: WorkerDied) -> int:
+        """Go on where a worker left off that died; the last seq that it answered."""
         for shard in self._shards:
-            shard.broken = cause
+            shard.broken = died
+        words = self._block.words
+        self._was_reset = bool(words[WAS_RESET])
         self._block.settle()
-        self._remember()
-        last_seq: int = self._block.words[ANSWERED]
-        self._was_reset = self._was_reset or last_seq > 0
+        self._answers.remember()
+        last_seq: int = words[ANSWERED]
         return last_seq
 
-    def _remember(self) -> bytes:
-        """Keep what the block holds now, as answered."""
-        self._last_body = body = bytes(self._body)
-        if self._ended is not None:
-            self._ended = self.layout.terminated(body) | self.layout.truncated(body)
-        return body
+    def _may_end(self, rows: range) -> bool:
+        """Whether these envs may be closed without the loss of an episode."""
+        return not self._was_reset or self._answers.have_ended(rows)
 
     def step_plain(self, body: memoryview, on_replies: Callable[[list[Reply | WorkerDied]], None]) -> None:
         """Every env once, on a plain lane; `on_replies` gets what each shard's worker says, when all have."""
-        self._begin(body)
+        self._answers.begin(body)
         replies: list[Any] = [None] * len(self._shards)
         num_missing = len(replies)
 
@@ -217,37 +187,42 @@ class Lane:
     async def recover_plain(self, request: Step, replies: list[Any]) -> bytes:
         """The answer to a plain step of which some worker died."""
 
-        async def mended(shard: _Shard, reply: Reply | WorkerDied) -> Reply:
-            return await self._recover(shard, str(reply)) if isinstance(reply, WorkerDied) else reply
+        async def mended(shard: LaneShard, reply: Reply | WorkerDied) -> Reply:
+            return await self._recover(shard) if isinstance(reply, WorkerDied) else reply
 
         return self.answer(request, await _all([mended(*pair) for pair in zip(self._shards, replies, strict=True)]))
 
     async def step(self, request: Step, body: memoryview, loose: list[Any] | None) -> bytes:
         """Every env once, on any lane."""
-        self._begin(body)
+        self._answers.begin(body)
         return self.answer(request, await _all([self._step_shard(shard, loose) for shard in self._shards]))
 
-    async def _step_shard(self, shard: _Shard, loose: list[Any] | None) -> Reply:
-        if shard.is_lost() or shard.broken:
-            return await self._recover(shard, shard.broken or f"env worker {shard.worker.index} was started again")
+    async def _step_shard(self, shard: LaneShard, loose: list[Any] | None) -> Reply:
+        renewed = _renewal_of(shard)
+        if renewed is not None and self.config.autoreset_mode == "next_step":
+            return await self._begin_episodes(shard, renewed)
+        if shard.is_lost() or shard.broken is not None:
+            return await self._recover(shard)
         command = shard.step_command
         if loose is not None:
             command = pack(StepShard(shard.key, pack_tree([loose[row] for row in shard.rows])))
         try:
             return await shard.worker.call(command, self.config.step_deadline_s)
-        except WorkerDied as died:
-            return await self._recover(shard, str(died))
+        except WorkerDied:
+            return await self._recover(shard)
 
     async def reset(self, request: Reset) -> bytes:
         """Reset the envs that the mask names."""
-        self._begin()
         self._was_reset, was_reset = False, self._was_reset  # one that fails leaves envs that must not be stepped
+        if request.mask is None or all(request.mask):  # no episode runs here: the moment to renew what is worn
+            self._renew_worn()
+        self._answers.begin()
         replies = await _all([self._reset_shard(shard, request) for shard in self._shards])
         is_whole = not any(isinstance(reply, Failed) for reply in replies)
         self._was_reset = is_whole and (was_reset or request.mask is None or all(request.mask))
         return self.answer(request, [reply for reply in replies if reply is not None])
 
-    async def _reset_shard(self, shard: _Shard, request: Reset) -> Reply | None:
+    async def _reset_shard(self, shard: LaneShard, request: Reset) -> Reply | None:
         mask = None if request.mask is None else request.mask[shard.first : shard.first + shard.count]
         if mask is not None and not any(mask):
             return None
@@ -255,18 +230,20 @@ class Lane:
         command = pack(ResetShard(shard.key, seeds, request.options, mask))
         try:
             return await self._reset_again(shard, command, mask)
-        except (
-            WorkerDied
-        ):  # perhaps before we asked: a reset loses nothing that was not lost, so it may be tried once more
+        except WorkerDied:  # perhaps before we asked: a reset loses nothing that was not lost, so once more
             return await self._reset_again(shard, command, mask)
 
-    async def _reset_again(self, shard: _Shard, command: bytes, mask: bytes | None) -> Reply:
+    async def _reset_again(self, shard: LaneShard, command: bytes, mask: bytes | None) -> Reply:
+        renewed = _renewal_of(shard)
         if shard.is_lost():
             await self._make(shard)
-            shard.broken = f"env worker {shard.worker.index} was started again"
         if mask is None or all(mask):
-            shard.broken = ""  # otherwise the envs that the mask leaves out are still to be told of
-        return await shard.worker.call(command, self.config.step_deadline_s)
+            shard.broken = None  # otherwise the envs that the mask leaves out are still to be told of
+        reply = await shard.worker.call(command, self.config.step_deadline_s)
+        if renewed is None or not isinstance(reply, Done) or self.config.env.autoreset_modes:
+            return reply
+        rows = [row for index, row in enumerate(shard.rows) if mask is None or mask[index]]
+        return replace(reply, infos=merged(reply, dict.fromkeys(rows, renewed)))
 
     async def render(self, request: Render) -> bytes:
         """What each env renders now."""
@@ -279,112 +256,76 @@ class Lane:
         )
 
     async def _gathered(self, request: Render | Call, command: Any) -> bytes:
-        async def ask(shard: _Shard) -> Reply:
+        async def ask(shard: LaneShard) -> Reply:
             if shard.is_lost():
                 await self._make(shard)
-                shard.broken = shard.broken or f"env worker {shard.worker.index} was started again"
             made: Command = command(shard)
             return await shard.worker.call(pack(made), self.config.step_deadline_s)
 
         replies = await _all([ask(shard) for shard in self._shards])
         failed = next((reply for reply in replies if isinstance(reply, Failed)), None)
         if failed is not None:
-            return self._refused(request, failed)
+            return self._answers.refused(request, failed)
         values = [reply.values for reply in replies if isinstance(reply, Done)]
         kind = Rendered if isinstance(request, Render) else Called
         return frames.encode(kind(self.index, request.seq, values))
 
-    async def _make(self, shard: _Shard) -> None:
+    async def _make(self, shard: LaneShard) -> None:
+        await shard.make(self._making, self.is_closed, self.config.start_deadline_s)
+
+    def _making(self, shard: LaneShard) -> MakeShard:
         config = self.config
-        await shard.worker.wait_up(config.start_deadline_s)
-        if self.is_closed():  # while it was waited for
-            raise SessionLost("the session was closed")
-        command = MakeShard(
+        return MakeShard(
             shard.key, config.env, config.render_mode, config.arguments, config.autoreset_mode,
             self._handle, self.num_envs, shard.first, shard.count,
         )  # fmt: skip
-        generation, shard.generation = shard.worker.generation, 0  # if it fails there are no envs
-        await shard.worker.ask(command, config.start_deadline_s)
-        shard.generation = generation
-        if self.is_closed():
-            await shard.worker.ask(DropShard(shard.key), config.step_deadline_s)
-            raise SessionLost("the session was closed")
 
-    async def _recover(self, shard: _Shard, cause: str) -> Reply:
+    async def _recover(self, shard: LaneShard) -> Reply:
         """The shard's envs are gone: make them anew, and answer for them with their last observations, truncated."""
-        shard.broken = cause
-        rows, mode = shard.rows, self.config.autoreset_mode
-        last = self._last_observations(shard)
+        answers, died = self._answers, shard.loss()
+        shard.broken = died
+        fault = {FAULT_KEY: {"fault": as_unicode(str(died)), "traceback": as_unicode(_printed(died))}}
+        infos: dict[int, dict[str, Any]] = dict.fromkeys(shard.rows, fault)
+        last = answers.last_observations(shard.rows)
         await self._make(shard)
-        infos: dict[int, dict[str, Any]] = {row: {"multiserverrl": {"fault": cause, "traceback": ""}} for row in rows}
-        values = b""
-        if mode == "same_step":
+        if self.config.autoreset_mode == "same_step":
             reply = await shard.worker.ask(ResetShard(shard.key, None, b"", None), self.config.step_deadline_s)
             assert isinstance(reply, Done)
-            for row, info in (unpack_tree(reply.infos) if reply.infos else {}).items():
-                if row in infos:  # not the whole lane's: what is told is the fault
-                    infos[row] = {**info, **infos[row]}
             infos = {row: {"final_obs": last[row], "final_info": {}, **info} for row, info in infos.items()}
-            values = reply.values
+            told, values = merged(reply, infos), reply.values
         else:
-            self._restore_rows(shard, last)
-            values = b"" if self.layout.is_fixed else pack_tree(last)
-        self.layout.rewards(self._body)[shard.first : shard.first + shard.count] = 0.0
-        self.layout.terminated(self._body)[shard.first : shard.first + shard.count] = False
-        self.layout.truncated(self._body)[shard.first : shard.first + shard.count] = True
-        shard.broken = ""
-        return Done(pack_tree(infos), values)
+            told, values = pack_tree(infos), answers.restore(shard.rows, last)
+        answers.put_ends(shard.rows, are_truncated=True)
+        shard.broken = None
+        return Done(told, values)
 
-    def _last_observations(self, shard: _Shard) -> dict[int, Any]:
-        if not self.layout.is_fixed:
-            found = self._loose_rows()
-            return {row: found.get(row) for row in shard.rows}
-        return {row: self.layout.row(bytearray(self._last_body), row) for row in shard.rows}
-
-    def _loose_rows(self) -> dict[int, Any]:
-        return unpack_rows(self._loose)
-
-    def _restore_rows(self, shard: _Shard, last: dict[int, Any]) -> None:
-        """The worker may have died while it wrote."""
-        if self.layout.is_fixed:
-            for now, before in zip(
-                self.layout.arrays(self._body), self.layout.arrays(bytearray(self._last_body)), strict=True
-            ):
-                now[shard.first : shard.first + shard.count] = before[shard.first : shard.first + shard.count]
+    async def _begin_episodes(self, shard: LaneShard, renewed: dict[str, Any]) -> Reply:
+        """The step that is a reset, of envs that were closed after their episodes."""
+        await self._make(shard)
+        reply = await shard.worker.ask(ResetShard(shard.key, None, b"", None), self.config.step_deadline_s)
+        assert isinstance(reply, Done)
+        self._answers.put_ends(shard.rows, are_truncated=False)
+        return Done(merged(reply, dict.fromkeys(shard.rows, renewed)), reply.values)
 
     def answer(self, request: Step | Reset, replies: list[Any]) -> bytes:
         """The answer to a step or reset, of what the shards' workers replied."""
-        infos, loose, finals = [], [], []
-        for reply in replies:
-            if isinstance(reply, Failed):
-                return self._refused(request, reply)
-            assert isinstance(reply, Done)
-            if reply.infos:
-                infos.append(reply.infos)
-            if reply.finals is not None:
-                finals.append(reply.finals)
-            if reply.values:
-                loose.append(reply.values)
-        body = self._remember()
-        if not self.layout.is_fixed and isinstance(request, Reset) and request.mask is not None:
-            loose = [pack_tree({**self._loose_rows(), **unpack_rows(loose)})]  # those not reset keep theirs
-        self._loose = loose
-        return self._stepped(request, infos, loose, finals, body)
+        answer = self._answers.answer(request, replies)
+        self._renew_worn()
+        return answer
 
-    def _begin(self, actions: memoryview | bytes = b"") -> None:
-        """From here on body 0 is no answer's, until the next is there."""
-        self._block.words[ANSWERED] = 0
-        if actions:
-            self._actions[:] = actions
+    def _renew_worn(self) -> None:
+        for shard in self._shards:
+            if shard.worker.is_worn:
+                shard.worker.renew_if_idle()
 
-    def _stepped(self, request: Step | Reset, infos: Any, loose: Any, finals: Any, body: bytes) -> bytes:
-        self._block.words[ANSWERED] = request.seq
-        if request.by_block and self.layout.is_fixed:
-            return frames.encode(Stepped(self.index, request.seq, infos, loose, finals, 0))
-        return frames.encode(Stepped(self.index, request.seq, infos, loose, finals), body)
 
-    def _refused(self, request: Step | Reset | Render | Call, failed: Failed) -> bytes:
-        return frames.encode(Refused(self.index, request.seq, failed.code, failed.message, failed.traceback, True))
+def _renewal_of(shard: LaneShard) -> dict[str, Any] | None:
+    """The info of the first observation of envs whose worker was started again between their episodes."""
+    return {FAULT_KEY: {"renewed": shard.was_renewed}} if shard.was_renewed and shard.is_lost() else None
+
+
+def _printed(died: WorkerDied) -> str:
+    return f"the last that it printed:\n{died.output}" if died.output else ""
 
 
 async def _all(waiting: list[Any]) -> list[Any]:

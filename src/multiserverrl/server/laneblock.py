@@ -16,10 +16,11 @@ from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import StepLayout
 from multiserverrl.wire.messages import SharedBlock
 
-__all__ = ["ANSWERED", "AREA", "BUSY_SINCE", "LaneBlock"]
+__all__ = ["ANSWERED", "AREA", "BUSY_SINCE", "WAS_RESET", "LaneBlock"]
 
 ANSWERED, AREA, BUSY_SINCE = range(3)  # words: the last seq answered; its body, 0 or 1; monotonic ns, 0 while idle
 _NONCE = 3  # a word that tells this block from any other
+WAS_RESET = 4  # whether the envs may be stepped, as of the last reset
 _NUM_WORDS = 8
 _LINE_BYTES = 64  # parts that different processes write lie on cache lines of their own
 

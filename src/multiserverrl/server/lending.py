@@ -13,8 +13,9 @@ import time
 from typing import TYPE_CHECKING
 
 from multiserverrl.server.commands import Lend, Returned, TakeBack, pack
-from multiserverrl.server.pool import Worker
 from multiserverrl.server.websocket import StreamProtocol
+from multiserverrl.server.workerhandle import WorkerDied
+from multiserverrl.server.workerline import Worker
 from multiserverrl.wire.session import digest_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Loan:
 
     def __init__(self, session: LiveSession, worker: Worker, protocol: StreamProtocol) -> None:
         self.number = next(_numbers)
+        self.step_deadline_s = session.lanes[0].config.step_deadline_s
         self._session, self._worker, self._protocol = session, worker, protocol
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_asked_back = False
@@ -39,14 +41,17 @@ class Loan:
         since = [since for lane in self._session.lanes if (since := lane.is_busy_since())]
         if not since:
             return None
-        return (time.monotonic_ns() - min(since)) * 1e-9 - self._session.lanes[0].config.step_deadline_s
+        return (time.monotonic_ns() - min(since)) * 1e-9 - self.step_deadline_s
+
+    def is_unread(self) -> bool:
+        """Whether something has come by it that the worker has not read."""
+        return self._protocol.has_unread()
 
     async def recall(self) -> None:
         """Until the connection and the lanes are the front's again."""
         if not self._is_asked_back:
             self._is_asked_back = True
-            deadline_s = self._session.lanes[0].config.step_deadline_s
-            self._worker.post(pack(TakeBack(self.number)), deadline_s, lambda reply: None)
+            self._worker.post(pack(TakeBack(self.number)), self.step_deadline_s, lambda reply: None)
         await asyncio.shield(self._ended)
 
     def returned(self, returned: Returned) -> None:
@@ -63,11 +68,11 @@ class Loan:
             self._end()
         self._protocol.take_back(returned.unread, returned.unsent)
 
-    def lost(self, cause: str) -> None:
-        """The worker died of `cause`."""
+    def lost(self, died: WorkerDied) -> None:
+        """The worker died."""
         try:
             for lane, state in zip(self._session.lanes, self._session.state.lanes, strict=True):
-                last_seq = lane.survive(cause)
+                last_seq = lane.survive(died)
                 if last_seq != state.last_seq:
                     state.lose_answer(last_seq)
         finally:  # who waits for it is not left waiting, whatever went wrong

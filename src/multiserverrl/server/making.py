@@ -20,6 +20,7 @@ from multiserverrl.errors import ConfigError, EnvFault, MultiServerRLError, Spac
 from multiserverrl.server.commands import MakeShard, Probe
 from multiserverrl.server.config import WrapperConfig
 from multiserverrl.server.envpool import EnvPoolVectorEnv, is_pool
+from multiserverrl.server.faults import ENV_ERRORS, fault_info
 from multiserverrl.server.sources import EnvMaker, find_env, find_vector_env, make_env
 from multiserverrl.wire.arrays import is_fixed
 from multiserverrl.wire.jsonvalues import to_json
@@ -49,13 +50,16 @@ class Source:
     vector: bool = False
     env_arguments: dict[str, Any] = field(default_factory=dict)
     given: EnvMaker | None = None
+    folder: Path = Path()  # where relative paths to files begin; an env may change the current one
 
     def maker(self, command: MakeShard | Probe) -> Callable[[], Env]:
         """A function that makes one env of the command's; EnvFault says where the env's own code failed."""
         env_id, arguments = self._asked(command)
 
         def make() -> Env:
-            env = _made(env_id, lambda: make_env(self.given or find_env(env_id), command.render_mode, arguments))
+            env = _made(
+                env_id, lambda: make_env(self.given or find_env(env_id, self.folder), command.render_mode, arguments)
+            )
             return self._wrapped(env, env_id, gymnasium.Env)
 
         return make
@@ -93,7 +97,7 @@ class Source:
         if self.given is not None:
             given: Any = self.given
             return given if self.vector else None
-        return find_vector_env(env_id, is_asked=self.vector)
+        return find_vector_env(env_id, is_asked=self.vector, folder=self.folder)
 
     def _vector_maker(self, command: MakeShard | Probe, maker: Callable[..., Vector]) -> Callable[[int], Vector]:
         env_id, arguments = self._asked(command)
@@ -133,13 +137,11 @@ def _made(env_id: str, make: Callable[[], Made]) -> Made:
         return make()
     except MultiServerRLError:
         raise
-    except Exception as error:
+    except ENV_ERRORS as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}, line {place.lineno}, in {place.name}"
-        raise EnvFault(
-            f"{env_id} cannot be made: {type(error).__name__}: {error} ({where})",
-            "".join(traceback.format_exception(error)),
-        ) from error
+        told = fault_info(error)
+        raise EnvFault(f"{env_id} cannot be made: {told['fault']} ({where})", told["traceback"]) from error
 
 
 def _described(env_id: str, env: Env | Vector, observation_space: Any, action_space: Any, modes: list[str]) -> EnvInfo:

@@ -41,7 +41,11 @@ def document() -> dict[str, Any]:
         "/docs": {"get": _operation("This description for people", "a page", "", content={"text/html": {}})},
         "/openapi.json": {"get": _operation("This description", "an OpenAPI document", "Document")},
         "/health": {
-            "get": _operation("Whether the server and its env workers are up", "status, workers, workers_up", "Health")
+            "get": _operation(
+                "Whether the server and its env workers are up",
+                "status, workers, workers_up, restarts, failing, worn",
+                "Health",
+            )
         },
         "/v1/envs": {
             "get": _operation(

@@ -34,12 +34,23 @@ class Index(msgspec.Struct):
     openapi: str
 
 
+class Failing(msgspec.Struct):
+    """An env worker that dies again and again, and of what."""
+
+    worker: int
+    cause: str
+    starts_again_in_s: float
+
+
 class Health(msgspec.Struct):
-    """`status`: ok or degraded."""
+    """`status`: ok or degraded. `worn`: the env workers that are past --max-worker-mb."""
 
     status: str
     workers: int
     workers_up: int
+    restarts: int
+    failing: list[Failing]
+    worn: list[int]
 
 
 class Served(msgspec.Struct):

@@ -1,291 +1,72 @@
-"""The env workers of one server: started, spoken to, watched, and started again when they die.
+"""The env workers of one server: which envs lie where, who is past its deadline, and who is started again, when.
 
-A worker answers its commands in order. One whose oldest command passes its deadline is killed; every
-command it had waiting ends in WorkerDied. Its shards are the lanes' business (see `lane`).
+One that dies again and again right after its start waits longer each time, and gets no new envs while others can
+have them. What a worker's end does to its envs is the lanes' business (see `lane`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
-import sys
-from collections import deque
-from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any
 
-import msgspec
-
-from multiserverrl.errors import PeerError, error_for
+from multiserverrl.errors import ConfigError, ServerFull
 from multiserverrl.observe.log import log
-from multiserverrl.processes import cause_of_exit, start_child
-from multiserverrl.server.commands import (
-    LENGTH,
-    Command,
-    Failed,
-    Probe,
-    Probed,
-    Reply,
-    Returned,
-    WorkerConfig,
-    decode_told,
-    pack,
-)
+from multiserverrl.server.commands import Probe, Probed
+from multiserverrl.server.workerhandle import StartWorker
+from multiserverrl.server.workerline import Worker
 from multiserverrl.wire.messages import EnvInfo
 
-__all__ = ["OnReply", "StartWorker", "Worker", "WorkerDied", "WorkerHandle", "WorkerPool", "worker_processes"]
+__all__ = ["WorkerPool"]
 
 _BACK_OFF_S = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-_STABLE_AFTER_S = 60.0
+_LIFE_PER_DEATH_S = 2.0  # so long a life outweighs a death
+_FAILING = 4.5  # deaths that were not outweighed: it is no accident any more
+_SOON_S = 0.25  # a deadline that comes before the next look has a look of its own
+_MEMORY_HARD = 1.5  # times --max-worker-mb: running episodes end
+_LEAST_LIFE_S = 1.0  # before a worker is renewed for its size
+_MB = 1e6
 
 
-class WorkerDied(PeerError):
-    """The env worker ended, or was killed past its deadline, before it answered."""
+class _Record:
+    """The deaths of one worker, and what they come to."""
 
-    code = "worker_died"
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.cause = ""
+        self.starts_at = 0.0  # while it waits
+        self._deaths = 0.0  # outweighed ones left out
 
+    def died(self, cause: str, now: float) -> float:
+        """How long to wait before it is started again."""
+        self.cause = cause
+        self._deaths = min(self._lasting(now) + 1, len(_BACK_OFF_S))
+        self.worker.started_at = now  # from here on it lives no life
+        pause_s = _BACK_OFF_S[round(self._deaths) - 1]
+        self.starts_at = now + pause_s
+        return pause_s
 
-OnReply = Callable[["Reply | WorkerDied"], None]
+    def is_failing(self, now: float) -> bool:
+        """Whether it dies faster than it works."""
+        return (self._lasting(now) if self.worker.is_up.is_set() else self._deaths) >= _FAILING
 
-
-class WorkerHandle(Protocol):
-    """What runs an env worker; a `processes.Child` is one."""
-
-    def exitcode(self) -> int | None:
-        """None while it runs."""
-
-    def wait(self, timeout_s: float) -> int | None:
-        """The exit code, or None when it still runs after `timeout_s`."""
-
-    def kill(self) -> None:
-        """End it at once, as far as that can be."""
-
-
-class Borrowing(Protocol):
-    """A connection that is lent to an env worker; a `lending.Loan` is one."""
-
-    number: int
-
-    def overdue_s(self) -> float | None:
-        """By how much its request is past its deadline; None while none runs."""
-
-    def returned(self, returned: Returned) -> None:
-        """The worker gave it back."""
-
-    def lost(self, cause: str) -> None:
-        """The worker died of `cause`."""
-
-
-StartWorker = Callable[[int, socket.socket], WorkerHandle]
-
-
-def worker_processes(worker_config: WorkerConfig | None = None) -> StartWorker:
-    """A function that starts the env worker of an index, as a process that answers at the other end of a socket."""
-    config = msgspec.msgpack.encode(worker_config or WorkerConfig())
-
-    def start(index: int, door: socket.socket) -> WorkerHandle:
-        return start_child(
-            "multiserverrl.server.worker:run_worker", config, name=f"env worker {index}", fds=[door.fileno()]
-        )
-
-    return start
-
-
-class Worker(asyncio.Protocol):
-    """One env worker as the front sees it: `call` a command, await its reply."""
-
-    def __init__(self, index: int, on_death: Callable[[Worker, str], None], start: StartWorker | None = None) -> None:
-        self.index, self._on_death, self._start = index, on_death, start or worker_processes()
-        self.child: WorkerHandle | None = None
-        self.num_envs = 0  # what the pool has put on it
-        self.generation = 0  # how often it was started
-        self.is_up = asyncio.Event()
-        self.failure_cause = ""  # set when it is killed on purpose
-        self._transport: asyncio.Transport | None = None
-        self._fd = -1
-        self._door: socket.socket | None = None  # the same socket, to pass descriptors by
-        self._loans: dict[int, Borrowing] = {}
-        self._waiting: deque[tuple[OnReply, float]] = deque()
-        self._head_since = 0.0
-        self._arrived = bytearray()
-        self._loop = asyncio.get_running_loop()
-
-    def post(self, command: bytes, deadline_s: float, on_reply: OnReply) -> None:
-        """Send a packed command; `on_reply` is called once, with its reply or WorkerDied, never before this returns."""
-        if self._transport is None:
-            self._loop.call_soon(on_reply, WorkerDied(f"env worker {self.index} is not running"))
-            return
-        if not self._waiting:
-            self._head_since = self._loop.time()
-        self._waiting.append((on_reply, deadline_s))
-        if self._fd >= 0 and not self._transport.get_write_buffer_size():
-            command = command[self._written(command) :]  # at once: the transport would wait for our caller to return
-        if command:
-            self._transport.write(command)
-
-    def _written(self, command: bytes) -> int:
-        try:
-            return os.write(self._fd, command)
-        except OSError:  # full, or broken: the transport finds out
-            return 0
-
-    def lend(self, loan: Borrowing, command: bytes, fd: int) -> bool:
-        """Pass a client's connection on, with the packed command that says so; False when that cannot be done now."""
-        transport, door = self._transport, self._door
-        if transport is None or door is None or transport.get_write_buffer_size():
-            return False
-        try:
-            sent = socket.send_fds(door, [command], [fd])
-        except OSError:
-            return False
-        if sent < len(command):
-            transport.write(command[sent:])
-        self._loans[loan.number] = loan
-        return True
-
-    def call(self, command: bytes, deadline_s: float) -> asyncio.Future[Reply]:
-        """Like `post`; the future gives the reply, or raises WorkerDied."""
-        future: asyncio.Future[Reply] = self._loop.create_future()
-
-        def settle(reply: Reply | WorkerDied) -> None:
-            if future.done():
-                return
-            if isinstance(reply, WorkerDied):
-                future.set_exception(reply)
-            else:
-                future.set_result(reply)
-
-        self.post(command, deadline_s, settle)
-        return future
-
-    async def ask(self, command: Command, deadline_s: float) -> Reply:
-        """Like `call`; a Failed reply is raised as its error."""
-        reply = await self.call(pack(command), deadline_s)
-        if isinstance(reply, Failed):
-            raise error_for(reply.code, reply.message, reply.traceback)
-        return reply
-
-    async def wait_up(self, timeout_s: float) -> None:
-        """Until it runs; WorkerDied when it does not start again in time."""
-        try:
-            await asyncio.wait_for(self.is_up.wait(), timeout_s)
-        except TimeoutError:
-            raise WorkerDied(f"env worker {self.index} did not start again within {timeout_s:.0f} s") from None
-
-    def overdue_s(self, now: float) -> float:
-        """By how much the oldest of what it does is past its deadline; negative while it is not."""
-        late = [late for loan in self._loans.values() if (late := loan.overdue_s()) is not None]
-        if late:
-            self._head_since = now  # a command waits for such a step, its own time begins afterwards
-            return max(late)
-        return now - self._head_since - self._waiting[0][1] if self._waiting else -1.0
-
-    async def start(self) -> None:
-        """Start it, and the socket to it."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        try:
-            self.child = self._start(self.index, theirs)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self.generation += 1
-        self.failure_cause = ""
-        self._arrived.clear()
-        self._door = ours.dup() if hasattr(socket, "send_fds") else None
-        await self._loop.connect_accepted_socket(lambda: self, ours)
-        self.is_up.set()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
-        self._fd = self._transport.get_extra_info("socket").fileno() if sys.platform != "win32" else -1
-
-    def data_received(self, data: bytes) -> None:
-        arrived = self._arrived
-        if not arrived and len(data) > LENGTH.size and len(data) == LENGTH.size + LENGTH.unpack_from(data)[0]:
-            self._reply(data[LENGTH.size :])  # the usual case: one whole reply
-            return
-        arrived += data
-        while len(arrived) >= LENGTH.size and len(arrived) >= LENGTH.size + LENGTH.unpack_from(arrived)[0]:
-            end = LENGTH.size + LENGTH.unpack_from(arrived)[0]
-            content = bytes(arrived[LENGTH.size : end])
-            del arrived[:end]
-            self._reply(content)
-
-    def _reply(self, content: bytes) -> None:
-        told = decode_told(content)
-        if type(told) is Returned:
-            try:
-                self._loans.pop(told.number).returned(told)
-            except Exception as error:  # one session's matter: the worker has others
-                log("loan_not_settled", worker=self.index, error=repr(error))
-            return
-        on_reply, _ = self._waiting.popleft()
-        self._head_since = self._loop.time()
-        on_reply(cast("Reply", told))
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._transport, self._fd = None, -1
-        self.is_up.clear()
-        cause = self.failure_cause or self._exit_cause()
-        waiting, self._waiting = self._waiting, deque()
-        loans, self._loans = self._loans, {}
-        if self._door is not None:
-            self._door.close()
-            self._door = None
-        self._on_death(self, cause)
-        for loan in loans.values():
-            try:  # what goes wrong with one session must not keep the others from hearing of it
-                loan.lost(f"env worker {self.index} ended: {cause}")
-            except Exception as error:
-                log("loan_not_settled", worker=self.index, error=repr(error))
-        for on_reply, _ in waiting:
-            on_reply(WorkerDied(f"env worker {self.index} ended: {cause}"))
-
-    def _exit_cause(self) -> str:
-        assert self.child is not None
-        code = self.child.wait(0.1)  # it ends as it closes its socket; the front has others to serve
-        if code is None:
-            self.child.kill()
-            return "it closed its socket"
-        return cause_of_exit(code)
-
-    def kill(self, cause: str) -> None:
-        """End it at once; everything that waits on it ends in WorkerDied with this cause."""
-        self.failure_cause = cause
-        if self.child is not None:
-            self.child.kill()
-        self.hang_up()
-
-    def is_dead(self) -> bool:
-        """Whether its process ended, though its socket is open (a child of the env's own may hold the other end)."""
-        return self._transport is not None and self.child is not None and self.child.exitcode() is not None
-
-    def hang_up(self) -> None:
-        """Take it as lost, whatever its socket says."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def close(self) -> None:
-        """Hang up: the worker closes its envs and ends by itself."""
-        self.failure_cause = "the server stops"
-        if self._transport is not None:
-            self._transport.close()
+    def _lasting(self, now: float) -> float:
+        return max(0.0, self._deaths - max(0.0, now - self.worker.started_at) / _LIFE_PER_DEATH_S)
 
 
 class WorkerPool:
     """All env workers of the server."""
 
-    def __init__(self, num_workers: int, *, start_deadline_s: float, start: StartWorker | None = None) -> None:
-        self._start_deadline_s = start_deadline_s
+    def __init__(
+        self, num_workers: int, *, start_deadline_s: float, max_mb: int | None = None, start: StartWorker | None = None
+    ) -> None:
+        self._start_deadline_s, self._max_mb = start_deadline_s, max_mb
         self.workers = [Worker(index, self._died, start) for index in range(num_workers)]
         self.restarts = 0
-        self._deaths: dict[int, list[float]] = {}
+        self._records = [_Record(worker) for worker in self.workers]
         self._restarting: set[asyncio.Task[None]] = set()
         self._is_closing = False
+        self._loop = asyncio.get_running_loop()
 
     async def start(self) -> None:
         """Start them all."""
@@ -294,24 +75,59 @@ class WorkerPool:
 
     async def probe(self, env_id: str, render_mode: str | None, arguments: bytes) -> EnvInfo:
         """What an environment is, from the env worker with the fewest envs."""
-        worker = min(self.workers, key=lambda candidate: candidate.num_envs)
+        worker = self._next()
         await worker.wait_up(self._start_deadline_s)
         reply = await worker.ask(Probe(env_id, render_mode, arguments), self._start_deadline_s)
         assert isinstance(reply, Probed)
         return reply.env
 
+    def check_size(self) -> None:
+        """ConfigError where a worker is past --max-worker-mb before it has any env of a client's."""
+        for worker in self.workers:
+            used_mb = _used_mb(worker)
+            if self._max_mb is not None and used_mb is None:
+                raise ConfigError("--max-worker-mb: this system does not say how large an env worker is (Linux does)")
+            if self._max_mb is not None and used_mb is not None and used_mb > self._max_mb:
+                raise ConfigError(
+                    f"--max-worker-mb {self._max_mb}: an env worker takes {used_mb:.0f} MB before it has any env"
+                )
+
+    def check_open(self) -> None:
+        """ServerFull, at once, where every worker waits because it died again and again."""
+        now = self._loop.time()
+        waiting = [
+            record for record in self._records if record.is_failing(now) and not record.worker.is_up.is_set()
+        ]  # fmt: skip
+        if waiting and len(waiting) == len(self._records):
+            first = min(waiting, key=lambda record: record.starts_at)
+            raise ServerFull(
+                f"every env worker dies again and again (the last: {first.cause}); "
+                f"try again in {max(0.0, first.starts_at - now) + 1.0:.0f} s, and see the server's log"
+            )
+
     def place(self, num_envs: int, *, is_whole: bool = False) -> list[tuple[Worker, int]]:
-        """Spread envs over the workers, fewest first; (worker, how many), counted until `release`. Whole: on one."""
+        """Spread envs over the workers, fewest first; (worker, how many), counted until `release`. Whole: on one.
+
+        Those that fail, or are to be renewed, get some only where no other is.
+        """
         if is_whole:
-            only = min(self.workers, key=lambda candidate: candidate.num_envs)
+            only = self._next()
             only.num_envs += num_envs
             return [(only, num_envs)]
         placed: dict[int, int] = {}
         for _ in range(num_envs):
-            worker = min(self.workers, key=lambda candidate: candidate.num_envs)
+            worker = self._next()
             worker.num_envs += 1
             placed[worker.index] = placed.get(worker.index, 0) + 1
         return [(self.workers[index], count) for index, count in sorted(placed.items())]
+
+    def _next(self) -> Worker:
+        now = self._loop.time()
+        best = min(
+            self._records,
+            key=lambda record: (record.is_failing(now), record.worker.is_worn, record.worker.num_envs),
+        )
+        return best.worker
 
     @staticmethod
     def release(placed: list[tuple[Worker, int]]) -> None:
@@ -319,28 +135,80 @@ class WorkerPool:
         for worker, count in placed:
             worker.num_envs -= count
 
-    def kill_overdue(self, now: float) -> None:
-        """Kill every worker whose oldest command is past its deadline, and miss those that died."""
+    def health(self) -> dict[str, Any]:
+        """How the workers are, for an operator."""
+        now = self._loop.time()
+        failing = [
+            {
+                "worker": record.worker.index,
+                "cause": record.cause,
+                "starts_again_in_s": round(max(0.0, record.starts_at - now), 1),
+            }
+            for record in self._records
+            if record.is_failing(now)
+        ]
+        num_up = sum(worker.is_up.is_set() for worker in self.workers)
+        is_well = num_up == len(self.workers) and not failing
+        return {
+            "status": "ok" if is_well else "degraded",
+            "workers": len(self.workers),
+            "workers_up": num_up,
+            "restarts": self.restarts,
+            "failing": failing,
+            "worn": [worker.index for worker in self.workers if worker.is_worn],
+        }
+
+    def look_after(self, now: float) -> None:
+        """A few times a second: kill every worker that is past a deadline or too large, miss those that died."""
         for worker in self.workers:
+            worker.reap()
             if worker.is_dead():
                 worker.hang_up()
-            if worker.overdue_s(now) > 0 and not worker.failure_cause:
-                log("env_worker_overdue", worker=worker.index, late_s=round(worker.overdue_s(now), 2))
-                worker.kill("it passed the step deadline")
+            worker.knock()
+            self._look_at_deadline(worker, now)
+            if self._max_mb is not None:
+                self._look_at_size(worker, self._max_mb, now)
+
+    def _look_at_deadline(self, worker: Worker, now: float) -> None:
+        late_s = worker.overdue_s(now)
+        if late_s > 0 and not worker.failure_cause:
+            log("env_worker_overdue", worker=worker.index, late_s=round(late_s, 2))
+            worker.end_overdue("it passed the step deadline")
+        elif -_SOON_S < late_s <= 0:
+            self._loop.call_later(
+                0.001 - late_s, lambda: self._look_at_deadline(worker, self._loop.time())
+            )  # fmt: skip
+
+    def _look_at_size(self, worker: Worker, max_mb: int, now: float) -> None:
+        used_mb = _used_mb(worker)
+        if used_mb is None or used_mb <= max_mb or worker.failure_cause or worker.is_renewing:
+            return
+        if used_mb > _MEMORY_HARD * max_mb:
+            log("env_worker_too_large", worker=worker.index, used_mb=round(used_mb))
+            worker.kill(f"it used {used_mb:.0f} MB of memory, more than {_MEMORY_HARD} times --max-worker-mb {max_mb}")
+            return
+        if not worker.is_worn and now - worker.started_at > _LEAST_LIFE_S:
+            log("env_worker_worn", worker=worker.index, used_mb=round(used_mb))
+            worker.wear_out(f"it had grown to {used_mb:.0f} MB, and was renewed between episodes")
+        worker.renew_if_idle()
 
     def _died(self, worker: Worker, cause: str) -> None:
         if self._is_closing:
             return
-        log("env_worker_died", worker=worker.index, cause=cause, starts=worker.generation)
-        task = asyncio.get_running_loop().create_task(self._restart(worker))
+        pause_s, record = 0.0, self._records[worker.index]
+        if worker.is_renewing:
+            log("env_worker_renewed", worker=worker.index, starts=worker.generation)
+        else:
+            pause_s = record.died(cause, self._loop.time())
+            log("env_worker_died", worker=worker.index, cause=cause, starts=worker.generation)
+            if record.is_failing(self._loop.time()):
+                log("env_worker_fails", worker=worker.index, cause=cause, starts_again_in_s=pause_s)
+        task = self._loop.create_task(self._restart(worker, pause_s))
         self._restarting.add(task)
         task.add_done_callback(self._restarting.discard)
 
-    async def _restart(self, worker: Worker) -> None:
-        now = asyncio.get_running_loop().time()
-        recent = [at for at in self._deaths.get(worker.index, []) if now - at < _STABLE_AFTER_S]
-        self._deaths[worker.index] = [*recent, now]
-        await asyncio.sleep(_BACK_OFF_S[min(len(recent), len(_BACK_OFF_S) - 1)])
+    async def _restart(self, worker: Worker, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
         if self._is_closing:
             return
         try:
@@ -358,12 +226,17 @@ class WorkerPool:
             task.cancel()
         for worker in self.workers:
             worker.close()
-        deadline = asyncio.get_running_loop().time() + grace_s
+        deadline = self._loop.time() + grace_s
         for worker in self.workers:
             if worker.child is None:
                 continue
-            while worker.child.exitcode() is None and asyncio.get_running_loop().time() < deadline:
+            while worker.child.exitcode() is None and self._loop.time() < deadline:
                 await asyncio.sleep(0.01)
             with contextlib.suppress(ProcessLookupError):
                 worker.child.kill()
             worker.is_up.set()  # who waits for its next start hears that it is not running
+
+
+def _used_mb(worker: Worker) -> float | None:
+    used = worker.child.memory_bytes() if worker.child is not None else None
+    return None if used is None else used / _MB

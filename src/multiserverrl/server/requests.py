@@ -14,8 +14,8 @@ from multiserverrl.errors import EnvFault, MisuseError, MultiServerRLError, NotA
 from multiserverrl.observe.log import log
 from multiserverrl.server.commands import Reply
 from multiserverrl.server.lane import Lane
-from multiserverrl.server.pool import WorkerDied
 from multiserverrl.server.sessions import ENDED, LiveSession, Sessions
+from multiserverrl.server.workerhandle import WorkerDied
 from multiserverrl.wire import frames
 from multiserverrl.wire.messages import Call, Close, Closed, Open, Refused, Render, Reset, Resume, Step
 from multiserverrl.wire.session import ServerLane, Verdict, digest_of

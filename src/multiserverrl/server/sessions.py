@@ -25,7 +25,8 @@ from multiserverrl.server.lane import Lane, LaneConfig
 from multiserverrl.server.lending import Loan
 from multiserverrl.server.limits import Places
 from multiserverrl.server.opening import check_native, check_version, env_id_of, lanes_of, with_lists
-from multiserverrl.server.pool import WorkerDied, WorkerPool
+from multiserverrl.server.pool import WorkerPool
+from multiserverrl.server.workerhandle import WorkerDied
 from multiserverrl.wire.messages import (
     EnvInfo,
     Open,
@@ -95,6 +96,7 @@ class Sessions:
         self._check_not_stopping()
         lanes = lanes_of(request, self.config)
         check_native(self.envs[env_id], request, lanes)
+        self.pool.check_open()
         if request.owner is not None:
             await self._close_owner(request.owner)
         await self._take(request.num_envs, request.wait_s, client)
@@ -116,7 +118,7 @@ class Sessions:
                 self.pool.release(part)
             await self._give_back(request.num_envs, client)
             if isinstance(error, WorkerDied):
-                raise EnvFault(f"{env_id} could not be made: {error}") from error
+                raise EnvFault(f"{env_id} could not be made: {error}", error.output) from error
             raise
         state = ServerSession(
             secrets.token_hex(8), secrets.token_urlsafe(24), len(lanes), self._now(), owner=request.owner

@@ -22,7 +22,7 @@ from multiserverrl.errors import SpaceError
 from multiserverrl.memory import Block
 from multiserverrl.server.areas import Area
 from multiserverrl.server.commands import Done, MakeShard
-from multiserverrl.server.faults import FAULT_KEY, Absent, env_fault, fault_info, kept_of
+from multiserverrl.server.faults import ENV_ERRORS, FAULT_KEY, Absent, env_fault, fault_info, kept_of
 from multiserverrl.server.laneblock import LaneBlock
 from multiserverrl.server.steppers import Stepper, Steppers
 from multiserverrl.wire.actions import ActionCodec
@@ -51,6 +51,7 @@ class Shard:
         self._steppers = Steppers(self.envs)
         first = self.envs[0]
         self.needs_reset = [True] * spec.count
+        self._unseen = set(range(spec.count))  # made, and never reset
         self.codec = ActionCodec(first.action_space, spec.num_envs)
         self._layout = StepLayout(first.observation_space, spec.num_envs)
         self.block = LaneBlock(Block.open(spec.block), self.codec, self._layout)
@@ -124,7 +125,7 @@ class Shard:
                 told.append(step(action))
             observations, rewards, terms, truncs, infos = _columns(told)
             is_plain = True not in terms and True not in truncs and not any(infos)
-        except Exception as error:  # whatever an env raises is the client's to see
+        except ENV_ERRORS as error:  # whatever an env raises is the client's to see
             self._take_each(told, error, steps, actions)
         else:
             self._observations, self._rewards_now, self._terms, self._truncs = observations, rewards, terms, truncs
@@ -141,14 +142,14 @@ class Shard:
             self.is_behind = False
             self._area.stack(self._observations)
 
-    def _take_each(self, told: list[Any], failure: Exception, steps: list[Stepper], actions: Sequence[Any]) -> None:
+    def _take_each(self, told: list[Any], failure: BaseException, steps: list[Stepper], actions: Sequence[Any]) -> None:
         """The same, one by one: some env raised when `told` had come so far, or what one told is no step."""
         for index in range(self.spec.count):
             try:
                 if index == len(told):
                     raise failure
                 self._take(index, told[index] if index < len(told) else steps[index](actions[index]))
-            except Exception as error:
+            except ENV_ERRORS as error:
                 self._fault(index, error)
 
     def _take(self, index: int, told: Any) -> None:
@@ -163,13 +164,13 @@ class Shard:
             self._observations[index] = obs
             if info:
                 self._infos[self.spec.first + index] = info
-        except Exception as error:
+        except ENV_ERRORS as error:
             self._fault(index, error)
 
     def _autoreset(self, index: int, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """The step that is a reset; its action goes nowhere."""
         obs, info = self.envs[index].reset()
-        self._steppers.began(index)
+        self._began(index)
         self.needs_reset[index] = False
         return obs, 0.0, False, False, info
 
@@ -261,9 +262,9 @@ class Shard:
             try:
                 env = self.envs[index]
                 obs, info = env.reset(seed=None if seeds is None else seeds[index], options=options)
-                self._steppers.began(index)
+                self._began(index)
                 area.write_obs(row, obs)
-            except Exception as error:
+            except ENV_ERRORS as error:
                 self._rebuild(index)
                 raise env_fault(error, row) from error
             self.needs_reset[index] = False
@@ -273,8 +274,27 @@ class Shard:
         return self._packed()
 
     def render(self) -> bytes:
-        """Packed {row: frame}."""
-        return pack_tree({self.spec.first + index: env.render() for index, env in enumerate(self.envs)})
+        """Packed {row: frame}; an env that was made anew, and not reset yet, begins an episode to be shown."""
+        frames: dict[int, Any] = {}
+        for index in range(self.spec.count):
+            place = self.envs[index]
+            if index in self._unseen:
+                place.reset()
+                self._began(index)
+            frames[self.spec.first + index] = self.envs[index].render()
+            if isinstance(place, Absent):  # shown, and still to be reset before it is stepped
+                self._put_absent(index, place.error, self.envs[index])
+        return pack_tree(frames)
+
+    def _began(self, index: int) -> None:
+        """The env was reset."""
+        self._steppers.began(index)
+        self._unseen.discard(index)
+
+    def _renewed(self, index: int) -> None:
+        """Another env stands in its place."""
+        self._steppers.renewed(index)
+        self._unseen.add(index)
 
     def call(self, kind: str, name: str, values: Any) -> bytes:
         """Packed {row: value} of an attribute got, set or called."""
@@ -292,11 +312,11 @@ class Shard:
     def close(self) -> None:
         """Close the envs; one that raises does not keep the others."""
         for env in self.envs:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(*ENV_ERRORS):
                 env.close()
         self.envs, self._resetters = [], []  # which hold this shard, and so its block
 
-    def _fault(self, index: int, error: Exception) -> None:
+    def _fault(self, index: int, error: BaseException) -> None:
         """The env raised: its last observation, reward 0, truncated; made anew, and reset in same_step."""
         row = self.spec.first + index
         last = self._last_observation(row)
@@ -308,9 +328,9 @@ class Shard:
             info = {"final_obs": last, "final_info": {}, **info}
             try:
                 self._observations[index], reset_info = self.envs[index].reset()
-                self._steppers.began(index)
+                self._began(index)
                 info.update(reset_info)
-            except Exception as reset_error:
+            except ENV_ERRORS as reset_error:
                 self._put_absent(index, reset_error)
         self._infos[row] = info
 
@@ -321,28 +341,28 @@ class Shard:
         )
 
     def _rebuild(self, index: int) -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(*ENV_ERRORS):
             self.envs[index].close()
         try:
             self.envs[index] = env = self._made()
-            self._steppers.renewed(index)
-        except Exception as error:  # the other envs step on; this one is tried again when it is reset
+            self._renewed(index)
+        except ENV_ERRORS as error:  # the other envs step on; this one is tried again when it is reset
             self._put_absent(index, error)
         else:
             if self.spec.autoreset_mode in ("none", "disabled"):  # nothing but a reset may follow
                 self._put_absent(index, ResetNeeded("the env was made anew after a fault: reset() it first"), env)
         self.needs_reset[index] = True
 
-    def _put_absent(self, index: int, error: Exception, waiting: Env | None = None) -> None:
+    def _put_absent(self, index: int, error: BaseException, waiting: Env | None = None) -> None:
         """Until it is reset, the env's place answers with this error; `waiting` has been made already."""
 
         def make_again() -> Env:
             self.envs[index] = waiting or self._made()
-            self._steppers.renewed(index)
+            self._renewed(index)
             return self.envs[index]
 
         self.envs[index] = Absent(error, make_again)
-        self._steppers.renewed(index)
+        self._renewed(index)
 
     def _packed(self) -> Done:
         finals = self._packed_finals()

@@ -34,11 +34,14 @@ _OLD_GYM = (
 )
 
 
-def find_env(env_id: str) -> EnvMaker:
-    """A function that makes the environment; UnknownEnvError with close matches, or ConfigError."""
+def find_env(env_id: str, folder: Path = Path()) -> EnvMaker:
+    """A function that makes the environment; UnknownEnvError with close matches, or ConfigError.
+
+    A relative path to a file begins at `folder`.
+    """
     before, separator, name = env_id.rpartition(":")
     if separator and before.endswith(".py"):
-        return _checked_class(getattr(_load_file(before), name, None), env_id, before, name)
+        return _checked_class(getattr(_load_file(before, folder), name, None), env_id, before, name)
     if separator:
         module = _import(before, env_id)
         if name not in gymnasium.registry and hasattr(module, name):
@@ -55,7 +58,7 @@ def find_env(env_id: str) -> EnvMaker:
     return make
 
 
-def find_vector_env(env_id: str, *, is_asked: bool) -> VectorMaker | None:
+def find_vector_env(env_id: str, *, is_asked: bool, folder: Path = Path()) -> VectorMaker | None:
     """A function that makes a native vector env of `num_envs` envs; None where the env id makes single envs.
 
     Native is what has no other way to be made, and what is asked to be; ConfigError when it has no such way.
@@ -64,7 +67,7 @@ def find_vector_env(env_id: str, *, is_asked: bool) -> VectorMaker | None:
     if before == "envpool":
         return find_pool(name)
     if separator:
-        module = _load_file(before) if before.endswith(".py") else _import(before, env_id)
+        module = _load_file(before, folder) if before.endswith(".py") else _import(before, env_id)
         found: Any = getattr(module, name, None)
         if callable(found) and name not in gymnasium.registry:
             is_native = is_asked or (isinstance(found, type) and issubclass(found, VectorEnv))
@@ -112,8 +115,8 @@ def _import(module: str, env_id: str) -> Any:
         ) from error
 
 
-def _load_file(path: str) -> Any:
-    file = Path(path)
+def _load_file(path: str, folder: Path) -> Any:
+    file = folder / path
     if not file.is_file():
         raise UnknownEnvError(f"there is no file {path}")
     name = f"multiserverrl_served_{file.stem}"

@@ -18,7 +18,7 @@ from gymnasium.vector import VectorEnv
 from multiserverrl.errors import EnvFault, MisuseError, SpaceError
 from multiserverrl.memory import Block
 from multiserverrl.server.commands import Done, MakeShard
-from multiserverrl.server.faults import FAULT_KEY, fault_info
+from multiserverrl.server.faults import ENV_ERRORS, FAULT_KEY, fault_info
 from multiserverrl.server.laneblock import LaneBlock
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import StepLayout, fit, flatten
@@ -75,7 +75,7 @@ class VectorShard:
                 batch = self._action_layout.batch(bytearray(self.block.actions))
                 observations, rewards, terminated, truncated, infos = self._ready().step(batch)
                 self._write(observations, rewards, terminated, truncated)
-        except Exception as error:  # whatever the env raises is the client's to see
+        except ENV_ERRORS as error:  # whatever the env raises is the client's to see
             return self._fault(error)
         return _done(infos)
 
@@ -94,7 +94,7 @@ class VectorShard:
             rewards, terminated, truncated = (numbers.copy() for numbers in self._numbers)
             rewards[rows], terminated[rows], truncated[rows] = 0.0, False, False
             self._write(observations, rewards, terminated, truncated)
-        except Exception as error:
+        except ENV_ERRORS as error:
             self._give_up()
             told = fault_info(error)
             raise EnvFault(f"the vector env raised {told['fault']}", told["traceback"]) from error
@@ -102,8 +102,11 @@ class VectorShard:
         return _done(infos)
 
     def render(self) -> bytes:
-        """Packed {row: frame}."""
-        frames: Any = self._ready().render()
+        """Packed {row: frame}; an env that was made anew, and not reset yet, begins an episode to be shown."""
+        env = self._ready()
+        if self._needs_reset:
+            env.reset()
+        frames: Any = env.render()
         return pack_tree(dict(enumerate(frames or ())))
 
     def call(self, kind: str, name: str, values: Any) -> bytes:
@@ -128,7 +131,7 @@ class VectorShard:
         """Close the env."""
         env, self._env = self._env, None
         if env is not None:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(*ENV_ERRORS):
                 env.close()
 
     def _ready(self) -> Vector:
@@ -160,7 +163,7 @@ class VectorShard:
         for view, part in zip(self._observations, parts, strict=True):
             view[...] = part
 
-    def _fault(self, error: Exception) -> Done:
+    def _fault(self, error: BaseException) -> Done:
         """Every env ends: its last observation, reward 0, truncated; made anew, and reset in same_step."""
         last = self._layout.rows(bytearray(self._body))
         self.block.bodies[self._area][:] = self._body
@@ -168,7 +171,7 @@ class VectorShard:
         self._give_up()
         if self.spec.autoreset_mode == "same_step":
             infos = {row: {"final_obs": last[row], "final_info": {}, **info} for row, info in infos.items()}
-            with contextlib.suppress(Exception):  # tried again, and told of, in the next step
+            with contextlib.suppress(*ENV_ERRORS):  # tried again, and told of, in the next step
                 self._write(self._ready().reset()[0], 0.0, False, True)
                 self._needs_reset = False
         rewards, terminated, truncated = self._numbers

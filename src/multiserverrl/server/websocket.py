@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import socket
 import sys
 from collections.abc import Callable
@@ -240,6 +241,14 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self.transport.pause_reading()
         self.is_lent = True
         return self._fd
+
+    def has_unread(self) -> bool:
+        """Whether something has come that nobody has read: bytes, or the connection's end."""
+        if self._fd < 0 or self.disconnected or self.transport.is_closing():
+            return False
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(0))
 
     def take_back(self, unread: bytes, unsent: bytes) -> None:
         """Go on where a borrower left off."""

@@ -6,18 +6,24 @@ connections of clients that the front lends (see `borrowed`).
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import os
 import select
 import signal
 import socket
+import sys
+import threading
 import time
 from collections import deque
+from pathlib import Path
 
 import msgspec
 
 from multiserverrl.server.borrowed import Borrowed
 from multiserverrl.server.commands import (
     LENGTH,
+    SHOW_WHERE,
     CallShard,
     Command,
     Done,
@@ -37,7 +43,7 @@ from multiserverrl.server.commands import (
     decode_command,
     pack,
 )
-from multiserverrl.server.faults import failed_by
+from multiserverrl.server.faults import ENV_ERRORS, failed_by
 from multiserverrl.server.making import Source
 from multiserverrl.server.shard import Shard
 from multiserverrl.server.vectorshard import VectorShard
@@ -52,10 +58,32 @@ def run_worker(config: bytes, fds: list[int]) -> None:
     """Serve the front's commands from the socket `fds[0]` until it is closed."""
     worker_config = msgspec.msgpack.decode(config, type=WorkerConfig)
     os.set_inheritable(fds[0], False)  # an env may start processes of its own
-    os.dup2(2, 1)  # an env that prints must not write where a program reads
+    _prepare_output()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    source = Source(worker_config.wrappers, worker_config.vector, worker_config.env_arguments)
+    with contextlib.suppress(OSError):  # short of memory, the system ends an env worker, not the front
+        Path("/proc/self/oom_score_adj").write_text("500")
+    source = Source(worker_config.wrappers, worker_config.vector, worker_config.env_arguments, folder=Path.cwd())
     answer_commands(socket.socket(fileno=fds[0]), source, worker_config.awake_us)
+    _leave_threads_behind()
+
+
+def _prepare_output() -> None:
+    """What envs print, and where the process was when it crashed or hung, goes to stderr, whatever envs do to that."""
+    ours = os.fdopen(os.dup(2), "wb", buffering=0)
+    os.dup2(2, 1)  # an env that prints must not write where a program reads
+    with contextlib.suppress(AttributeError, ValueError):
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    faulthandler.enable(ours)
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(SHOW_WHERE, ours)
+
+
+def _leave_threads_behind() -> None:
+    """An env's thread that does not end by itself keeps no worker alive."""
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        os._exit(0)
 
 
 def answer_commands(door: socket.socket, source: Source, awake_us: int = 0) -> None:
@@ -164,7 +192,7 @@ class _Worker:
             return
         try:
             reply = self._carry_out(command)
-        except Exception as error:  # an env may raise anything; its traceback is the client's to see
+        except ENV_ERRORS as error:  # an env may raise anything; its traceback is the client's to see
             reply = failed_by(error)
         self.door.sendall(pack(reply))
 

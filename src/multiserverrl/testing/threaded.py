@@ -13,15 +13,15 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from multiserverrl.errors import error_for
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.front import FrontConfig, Ready, serve_front
 from multiserverrl.server.making import Source
-from multiserverrl.server.pool import StartWorker
 from multiserverrl.server.run import listen
 from multiserverrl.server.worker import answer_commands
+from multiserverrl.server.workerhandle import StartWorker
 
 __all__ = ["serving_from_thread"]
 
@@ -93,10 +93,11 @@ def _call_in(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
 
 
 class _WorkerThread:
-    """What runs an env worker; a `server.pool.WorkerHandle`."""
+    """What runs an env worker; a `server.workerhandle.WorkerHandle`."""
 
     def __init__(self, index: int, door: socket.socket, source: Source) -> None:
         self._door = door.dup()  # the pool closes its own
+        self.stderr: IO[bytes] | None = None  # it prints where the test does
         self._thread = threading.Thread(target=self._run, args=(source,), name=f"env worker {index}", daemon=True)
         self._thread.start()
 
@@ -111,7 +112,13 @@ class _WorkerThread:
         self._thread.join(timeout_s)
         return self.exitcode()
 
-    def kill(self) -> None:
+    def send_signal(self, number: int) -> None:
+        """A thread gets none."""
+
+    def memory_bytes(self) -> int | None:
+        return None
+
+    def kill(self, timeout_s: float | None = None) -> None:
         """Close its socket: a thread cannot be killed, it ends when its env returns."""
         with contextlib.suppress(OSError):  # it has ended
             self._door.shutdown(socket.SHUT_RDWR)
