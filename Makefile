@@ -31,8 +31,9 @@ train: $(VENV)/.installed-train
 test: $(VENV)/.installed-dev
 	PYTHON=$(abspath $(VENV))/bin/python ./check
 
-faults: $(VENV)/.installed-dev
+faults: $(VENV)/.installed-fuzz
 	$(VENV)/bin/python bench/faults.py
+	$(VENV)/bin/python bench/fuzz.py --inputs 130000
 	$(VENV)/bin/python -m pytest -m "root or long" tests
 
 trainers: $(TRAINERS_VENV)/.installed
@@ -54,6 +55,10 @@ $(VENV)/.installed-train: $(VENV)/.made pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed-train
 	@echo "installing the development tools into $(VENV)"
 	$(INSTALL) --editable '.[train,classic-control,dev]'
+	@touch $@
+
+$(VENV)/.installed-fuzz: $(VENV)/.installed-dev
+	$(INSTALL) --editable '.[train,classic-control,dev,fuzz]'
 	@touch $@
 
 $(VENV)/.made:

@@ -22,11 +22,21 @@ import checkpoint_rows
 import limit_rows
 import network_rows
 import session_rows
+import stopping_rows
 import trainer_rows
 import worker_rows
 from matrix import Effort, FaultRow, Unavailable, as_markdown, as_text, outcome_of
 
-_MODULES = (session_rows, worker_rows, limit_rows, trainer_rows, checkpoint_rows, action_rows, network_rows)
+_MODULES = (
+    session_rows,
+    worker_rows,
+    limit_rows,
+    trainer_rows,
+    checkpoint_rows,
+    action_rows,
+    network_rows,
+    stopping_rows,
+)
 
 
 def all_rows() -> list[FaultRow]:

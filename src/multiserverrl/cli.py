@@ -111,7 +111,11 @@ def _add_check(commands: Any) -> None:
     check = commands.add_parser("check", help="check an env server", description=text, allow_abbrev=False)
     check.add_argument("url", metavar="URL", help="address of the server, such as http://localhost:1800")
     check.add_argument("env_id", nargs="?", metavar="ENV_ID", help="what to check of all that it serves (the first)")
-    check.add_argument("--token", help="the server's token (default: MULTISERVERRL_TOKEN); wrong ones are tried, too")
+    text = "file that holds the server's token (default: what MULTISERVERRL_TOKEN holds); wrong ones are tried, too"
+    check.add_argument("--token-file", metavar="FILE", help=text)
+    text = "PEM file of the CAs that may have signed its certificate"
+    check.add_argument("--ca-file", metavar="FILE", help=text)
+    check.add_argument("--fingerprint", help="SHA-256 of its certificate, as serve prints it")
     check.add_argument("--timeout-s", type=float, default=30.0, help="how long to wait for any answer (default 30)")
     check.set_defaults(command=_check, parser=check)
 
@@ -146,8 +150,7 @@ def _eval(namespace: argparse.Namespace) -> int:
     from multiserverrl.launch.evaluating import evaluate
 
     _log_warnings()
-    given = {name: getattr(namespace, name) for name in ("host", "port") if hasattr(namespace, name)}
-    score = evaluate(namespace.run_dir, LaunchConfig(**given), namespace.episodes)
+    score = evaluate(namespace.run_dir, LaunchConfig(**_given(LaunchConfig, namespace)), namespace.episodes)
     if namespace.json:
         print(json.dumps(dataclasses.asdict(score)))
     else:
@@ -156,11 +159,21 @@ def _eval(namespace: argparse.Namespace) -> int:
 
 
 def _check(namespace: argparse.Namespace) -> int:
+    from multiserverrl.client.trust import Trust
     from multiserverrl.testing.check import check_server
 
     if not 0 < namespace.timeout_s < float("inf"):
         raise ConfigError(f"--timeout-s must be a number of seconds above 0, not {namespace.timeout_s:g}")
-    return check_server(namespace.url, namespace.env_id, token=namespace.token, timeout_s=namespace.timeout_s)
+    token = None if namespace.token_file is None else _text_of("--token-file", namespace.token_file)
+    trust = Trust(namespace.ca_file, namespace.fingerprint)
+    return check_server(namespace.url, namespace.env_id, token=token, timeout_s=namespace.timeout_s, trust=trust)
+
+
+def _text_of(flag: str, path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{flag} {path} cannot be read: {error}") from error
 
 
 def _train_settings(namespace: argparse.Namespace) -> tuple[LaunchConfig, TrainConfig]:

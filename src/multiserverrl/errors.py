@@ -10,6 +10,8 @@
     │   └── NotAllowedError       the operator did not allow this
     ├── PeerError                 the other side, or the wire between, broke it
     │   ├── ServerUnreachable     nobody answers at the address (also a ConnectionError)
+    │   │   └── ServerStopping    it is being stopped; try again in a few seconds
+    │   ├── UntrustedServer       its certificate is not believed (also a ConnectionError)
     │   ├── WireError             bytes that are not a message of ours
     │   ├── VersionMismatch       the two sides speak different protocol versions
     │   ├── Unauthorized          the token or the session's secret is wrong
@@ -37,12 +39,14 @@ __all__ = [
     "RunError",
     "SeqError",
     "ServerFull",
+    "ServerStopping",
     "ServerUnreachable",
     "SessionLost",
     "SessionTaken",
     "SpaceError",
     "Unauthorized",
     "UnknownEnvError",
+    "UntrustedServer",
     "VersionMismatch",
     "WireError",
     "error_for",
@@ -119,6 +123,19 @@ class ServerUnreachable(PeerError, ConnectionError):
     """Nobody answers at the address."""
 
     code = "unreachable"
+    http_status = 503
+
+
+class ServerStopping(ServerUnreachable):
+    """The server is being stopped, and opens no session any more; there may be another soon."""
+
+    code = "stopping"
+
+
+class UntrustedServer(PeerError, ConnectionError):
+    """The server's certificate is not believed, or it does not speak TLS where it must; nothing was said to it."""
+
+    code = "untrusted"
     http_status = 503
 
 

@@ -83,13 +83,14 @@ def start_child(
     name: str,
     fds: Iterable[int] = (),
     environment: Mapping[str, str] | None = None,
+    without: Iterable[str] = (),
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
 ) -> Child:
     """Start a process that runs `entry` ("package.module:function") as `function(config, fds)`.
 
-    `fds` keep their numbers in the child. Call it from the main thread: on Linux the child dies
-    with the thread that started it.
+    `fds` keep their numbers in the child. `without`: variables of ours that it does not get. Call it from the main
+    thread: on Linux the child dies with the thread that started it.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError(f"start {name} from the main thread: children die with the thread that started them")
@@ -97,6 +98,8 @@ def start_child(
     variables = {**os.environ, **dict.fromkeys(_THREAD_SETTINGS, "1"), **(environment or {})}
     for setting in _THREAD_SETTINGS:  # what the user set stays
         variables[setting] = os.environ.get(setting, variables[setting])
+    for secret in without:
+        variables.pop(secret, None)
     command = [sys.executable, "-m", "multiserverrl.processes", entry, str(os.getpid()), *map(str, fds)]
     popen = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr, env=variables, pass_fds=fds, process_group=0

@@ -53,7 +53,7 @@ def test_the_copy_renders_and_has_the_spec_of_its_origin(url: str) -> None:
 
 
 def test_a_copy_does_not_take_its_origins_session_over_as_owner(url: str) -> None:
-    with msr.VirtualEnv(url, owner="me") as env:
+    with msr.VirtualEnv(url, owner="a-key-of-my-own-") as env:
         env.reset(seed=0)
         with unpickled(env) as other:
             other.reset(seed=0)
@@ -83,7 +83,7 @@ def test_the_token_of_the_environment_is_not_in_the_pickle(url: str, monkeypatch
 
 
 def test_a_vector_env_is_copied_with_its_mode_and_lanes(url: str) -> None:
-    envs = msr.VirtualVectorEnv(url, num_envs=4, autoreset_mode="same_step", lanes=2, owner="me")
+    envs = msr.VirtualVectorEnv(url, num_envs=4, autoreset_mode="same_step", lanes=2, owner="a-key-of-my-own-")
     other = unpickled(envs)
     assert describe(url).free == 4
     assert other.num_envs == 4 and other.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP

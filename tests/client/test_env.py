@@ -122,7 +122,7 @@ def test_an_unknown_id_is_answered_with_close_matches(url: str) -> None:
         ("Pendulum-v1", np.array(["1"]), "float32"),
         (f"{ENVS}:DictObs", {"turn": np.zeros(2, np.float32)}, "keys"),
         (f"{ENVS}:DictObs", {"turn": np.zeros(2, np.float32), "gear": 3}, r"'gear'.*not a member"),
-        (f"{ENVS}:TextObs", "d", "not a member"),
+        (f"{ENVS}:TextObs", "d", "not in the space's charset"),
     ],
 )
 def test_a_wrong_action_is_refused_and_the_session_lives_on(url: str, env_id: str, action: Any, words: str) -> None:

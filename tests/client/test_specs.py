@@ -98,7 +98,7 @@ def test_the_token_is_in_no_vector_envs_spec(url: str) -> None:
 
 @pytest.mark.usefixtures("token")
 def test_what_is_made_of_a_spec_leaves_its_origins_session_alone(url: str) -> None:
-    with made_by_name(url, owner="me") as env:
+    with made_by_name(url, owner="a-key-of-my-own-") as env:
         env.reset(seed=1)
         with gymnasium.make(env.spec) as other:
             other.reset(seed=1)

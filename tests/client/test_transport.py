@@ -1,4 +1,4 @@
-"""Addresses, and one WebSocket connection against servers that behave oddly."""
+"""One WebSocket connection against servers that behave oddly."""
 
 import base64
 import hashlib
@@ -10,39 +10,7 @@ import pytest
 
 from multiserverrl.client.api import describe
 from multiserverrl.client.transport import Address, Connection, ConnectionEnded
-from multiserverrl.errors import ConfigError, PeerError, ServerUnreachable, VersionMismatch, WireError
-
-
-@pytest.mark.parametrize(
-    ("url", "wanted"),
-    [
-        ("http://localhost:1800", "http://localhost:1800"),
-        ("http://localhost:1800/", "http://localhost:1800"),
-        ("localhost", "http://localhost:1800"),
-        ("10.0.0.7:99", "http://10.0.0.7:99"),
-        ("https://sim.example", "https://sim.example:443"),
-        ("http://[::1]:7", "http://[::1]:7"),
-    ],
-)
-def test_an_address_is_read(url: str, wanted: str) -> None:
-    assert str(Address.parse(url)) == wanted
-
-
-@pytest.mark.parametrize(
-    "url", ["", "ftp://a", "http://", "http://a:b", "http://a:99999", "http://a/path", "http://u:p@a"]
-)
-def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError):
-        Address.parse(url)
-
-
-def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MULTISERVERRL_TOKEN", "hidden-word")
-    address = Address.parse("localhost")
-    assert address.headers() == {"Authorization": "Bearer hidden-word"}
-    assert "hidden-word" not in f"{address} {address!r}"
-    assert Address.parse("localhost", "mine").token == "mine"
-
+from multiserverrl.errors import PeerError, ServerUnreachable, VersionMismatch, WireError
 
 Serve = Callable[[Callable[[socket.socket], None]], str]
 

@@ -11,7 +11,6 @@ from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.places import Place
 from multiserverrl.launch.records import EarlierRun, begin_run, resumed_settings
 from multiserverrl.launch.seats import Offer, Seats, take_seats
-from multiserverrl.observe.rundir import write_atomically
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.task import Task
 
@@ -57,6 +56,6 @@ def test_a_run_that_is_gone_on_with_is_locked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"{}", b'{"env_id": 3}', b'{"launch": {"count": 0}}'])
 def test_a_config_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
     begun(tmp_path / "run")
-    write_atomically(tmp_path / "run" / "config.json", content)
+    (tmp_path / "run" / "config.json").write_bytes(content)
     with pytest.raises(CheckpointError, match="does not hold the settings of a run"):
         resumed_settings(tmp_path / "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Iterator
 
@@ -92,3 +93,27 @@ def test_a_terminal_gets_a_table_in_place_and_lines_that_stay(counters: CounterT
     progress.say("[solved] in 2 s")
     assert "replay ratio" in stream.getvalue()
     assert stream.getvalue().endswith("[solved] in 2 s\n")
+
+
+def test_lines_that_a_full_disk_has_no_room_for_are_counted_and_the_run_goes_on() -> None:
+    class Disk(io.StringIO):
+        is_full = False
+
+        def write(self, text: str) -> int:
+            if self.is_full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(text)
+
+    disk = Disk()
+    progress = PlainProgress(disk)
+    for is_full, line in [(False, "one"), (True, "two"), (True, "three"), (False, "four"), (False, "five")]:
+        disk.is_full = is_full
+        progress.say(line)
+    assert disk.getvalue().splitlines() == ["one", "(2 lines are missing here: the disk was full)", "four", "five"]
+
+
+def test_a_full_disk_behind_a_file_holds_no_line_back_until_the_process_ends() -> None:
+    with open("/dev/full", "w") as stream:
+        progress = progress_for(stream)
+        progress.say("lost")
+        stream.flush()  # nothing waits in it

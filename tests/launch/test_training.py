@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -30,6 +31,7 @@ from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.run import RunningServer, start_server
 from multiserverrl.train.checkpoint import load_newest
 from multiserverrl.train.config import TrainConfig
+from run_process import limit_files
 
 # a policy that stays bad has short episodes
 TINY = TrainConfig(
@@ -65,12 +67,17 @@ def train_in(path: Path, config: TrainConfig, progress: Silence | None = None, *
 
 def kill_child(role: str) -> None:
     """SIGKILL to the one child that plays this role."""
-    signal_child(role, signal.SIGKILL)
+    child_of(role).kill()
 
 
 def signal_child(role: str, number: signal.Signals) -> None:
+    child_of(role).send_signal(number)
+
+
+def child_of(role: str) -> psutil.Process:
+    """The one child that plays this role."""
     (child,) = [child for child in psutil.Process().children() if plays(child, role)]
-    child.send_signal(number)
+    return child
 
 
 def plays(child: psutil.Process, role: str) -> bool:
@@ -143,7 +150,10 @@ def test_episodes_used_up_end_a_run_unsolved_and_a_resume_goes_on_where_it_was(t
     assert first.result["updates"] > 0
     launch, config = resumed_settings(tmp_path / "run")
     assert (launch.env_id, launch.count, config.episodes) == ("CartPole-v1", 4, 15)
-    second = train_in(tmp_path / "run", config, resume=True)
+    again = train_in(tmp_path / "run", config, resume=True)
+    assert again.result is not None
+    assert again.result["episodes"] == 60, "every env has played its 15 already"
+    second = train_in(tmp_path / "run", replace(config, episodes=30), resume=True)
     assert second.result is not None
     assert second.result["episodes"] == 120
     assert second.result["env_steps"] > first.result["env_steps"]
@@ -283,6 +293,61 @@ def test_a_process_that_always_fails_ends_the_run_with_its_last_words(
         train(launch, TINY, Silence())
 
 
+def test_a_disk_that_refuses_checkpoints_for_a_time_does_not_end_a_run_which_says_so_once(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    class Outage(Script):
+        """The learner may write no file; when that was said and learning went on, it may again."""
+
+        told_at = 0
+
+        def show(self, status: Status) -> None:
+            super().show(status)
+            if self.has_acted and not self.told_at and any("cannot be written" in line for line in self.lines):
+                self.told_at = status.updates
+            elif self.told_at and status.updates > self.told_at + 20:
+                limit_files([child_of("entries:learner").pid], -1)
+            if any("can be written again" in line for line in self.lines):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    script = Outage(
+        lambda: limit_files([child_of("entries:learner").pid], 100),
+        when=lambda status: any((run / "checkpoints").glob("checkpoint-*")),
+    )
+    outcome = train_in(run, replace(TINY, checkpoint_every_s=0.1), script)
+    assert outcome.exit_code == 128 + signal.SIGTERM
+    begun = "checkpoints cannot be written: File too large; training goes on, and tries again"
+    assert [line for line in script.lines if "written" in line and "being" not in line] == [
+        begun,
+        "checkpoints can be written again, after 0 s",
+    ]
+    checkpoint = load_newest(run / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.state["updates"] > script.told_at > 0
+
+
+def test_a_result_that_cannot_be_written_is_said_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(run_dir: RunDir, result: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunDir, "write_result", full)
+    script = Script()
+    with pytest.raises(RunError, match=r"result\.json cannot be written: No space left on device"):
+        train_in(tmp_path / "run", replace(TINY, episodes=2), script)
+    assert json.loads(script.lines[-1])["why"] == "episodes used up"
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_one_that_is_broken(tmp_path: Path) -> None:
+    train_in(tmp_path / "run", replace(TINY, episodes=1, checkpoint_every_s=0.05))
+    (tmp_path / "run" / ".writing-policy.safetensors").write_bytes(b"torn")
+    checkpoints = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert len(checkpoints) == 2
+    (checkpoints[-1] / "state.json").write_bytes(b"torn")
+    outcome = train_in(tmp_path / "run", replace(TINY, episodes=2, backend="torch"), resume=True)
+    assert outcome.exit_code == 0
+    assert not list((tmp_path / "run").rglob(".writing-*"))
+
+
 def test_a_second_run_in_the_same_directory_is_refused_before_anything_starts(tmp_path: Path) -> None:
     RunDir.create(tmp_path / "run", {}).close()
     with pytest.raises(ConfigError, match="holds a run already"):
@@ -293,5 +358,5 @@ def test_a_broken_checkpoint_ends_the_resume_with_its_path(tmp_path: Path) -> No
     train_in(tmp_path / "run", TrainConfig(**{**vars(TINY), "episodes": 1}))
     for arrays in (tmp_path / "run" / "checkpoints").rglob("arrays.safetensors"):
         arrays.write_bytes(b"\xff" * 100)
-    with pytest.raises(CheckpointError, match=r"checkpoint-0.*its checksum differs"):
+    with pytest.raises(CheckpointError, match=r"checkpoint-0.*arrays\.safetensors has 100 bytes"):
         train_in(tmp_path / "run", TINY, resume=True)

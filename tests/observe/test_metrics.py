@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,21 @@ def test_a_line_cut_off_by_a_kill_is_dropped_and_the_next_one_is_whole(tmp_path:
     with MetricsWriter(path) as metrics:
         metrics.write({"env_steps": 2})
     assert read_metrics(path) == [{"env_steps": 1}, {"env_steps": 2}]
+
+
+def test_a_line_that_a_full_disk_has_no_room_for_is_absent_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    path, before = tmp_path / "metrics.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    with MetricsWriter(path) as metrics:
+        metrics.write({"env_steps": 1})
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, before[1]))
+            with pytest.raises(OSError, match="File too large"):
+                metrics.write({"env_steps": 2})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert path.read_bytes() == b'{"env_steps": 1}\n'
+        metrics.write({"env_steps": 3})
+    assert read_metrics(path) == [{"env_steps": 1}, {"env_steps": 3}]
 
 
 def test_a_rate_is_the_growth_over_the_time_between_two_calls() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
 from multiserverrl.errors import CheckpointError, ConfigError
-from multiserverrl.observe.rundir import RunDir, default_path, write_atomically
+from multiserverrl.observe import rundir
+from multiserverrl.observe.rundir import RunDir, default_path
 
 NOON_S = 1_700_000_000.0
 
@@ -65,13 +67,48 @@ def test_a_result_is_absent_until_it_is_written(tmp_path: Path) -> None:
     run.close()
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    path.write_bytes(b"old")
-    with pytest.raises(TypeError):
-        write_atomically(path, "not bytes")  # type: ignore[arg-type]
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
+@pytest.mark.parametrize("name", ["config.json", "run.lock", "checkpoints"])
+def test_a_directory_that_cannot_be_written_to_is_refused_by_name_and_left_as_it_was(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    targets = {"config.json": (rundir, "replace_file"), "run.lock": (rundir, "_lock"), "checkpoints": (Path, "mkdir")}
+    (tmp_path / "run").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(*targets[name], full)
+        with pytest.raises(ConfigError, match=r"run cannot be written to: No space left on device"):
+            RunDir.create(tmp_path / "run", {})
+    RunDir.create(tmp_path / "run", {}).close()
+
+
+def test_a_resume_that_cannot_write_its_settings_keeps_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir.create(tmp_path / "run", {"env_id": "CartPole-v1"})
+    run.write_result({"solved": True})
+
+    def full(path: Path, parts: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rundir, "replace_file", full)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        run.begin_again({"env_id": "Other-v0"})
+    assert run.result() == {"solved": True}
+    assert run.config()["env_id"] == "CartPole-v1"
+    run.close()
+
+
+def test_what_a_kill_left_unfinished_is_cleared_away_at_the_next_start(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run", {})
+    run.close()
+    for directory in (run.path, run.checkpoints):
+        (directory / ".writing-something").mkdir()
+    RunDir.open(run.path)
+    assert (run.path / ".writing-something").exists(), "who only reads removes nothing"
+    RunDir.resume(run.path).close()
+    assert not list(run.path.rglob(".writing-*"))
 
 
 def test_the_default_directory_names_env_time_and_seed_and_is_never_taken(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,10 +84,15 @@ def test_an_env_that_is_not_served_is_exit_code_2(capsys: Captured) -> None:
         assert "serves Walk-v0, not Run-v0" in refusal(capsys, server.url, "Run-v0")
 
 
-def test_a_wrong_token_is_exit_code_2_and_the_right_one_is_tried_out(capsys: Captured) -> None:
+def test_a_wrong_token_is_exit_code_2_and_the_right_one_is_tried_out(capsys: Captured, tmp_path: Path) -> None:
+    wrong, right = tmp_path / "wrong", tmp_path / "right"
+    wrong.write_text("wrong\n")
+    right.write_text("right\n")
     with FakeServer(token="right") as server:
-        assert "wants its token" in refusal(capsys, server.url, "--token", "wrong")
-        assert main(["check", server.url, "--token", "right"]) == 0
+        assert "wants its token" in refusal(capsys, server.url, "--token-file", str(wrong))
+        assert "--token-file" in refusal(capsys, server.url, "--token-file", str(tmp_path / "missing"))
+        capsys.readouterr()
+        assert main(["check", server.url, "--token-file", str(right)]) == 0
     out = capsys.readouterr().out
     assert "  pass  without the token nothing is told and nothing opened" in out
     assert "right" not in out

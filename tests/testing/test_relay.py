@@ -182,3 +182,14 @@ def test_a_replay_is_the_same_request_on_another_connection(relay: Relay, echo: 
 def test_a_server_that_is_gone_ends_the_clients_connection() -> None:
     with Relay("http://127.0.0.1:9") as relay:
         assert exchange_with(relay, b"hello") in (b"", b"RST")
+
+
+def test_a_half_that_is_closed_leaves_the_other_open(echo: Echo, relay: Relay) -> None:
+    with connect(relay) as end:
+        end.sendall(b"first")
+        assert end.recv(100) == b"first"
+        relay.cut(Cut("request", 2, "half"))
+        end.sendall(b"second")
+        assert end.recv(100) == b"se"  # the echo of what passed, over the half that is open
+        assert end.recv(100) == b""  # the server closed when it had seen the end
+    assert (bytes(echo.got[0]), relay.cuts_done) == (b"firstse", 1)

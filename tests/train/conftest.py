@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+from multiserverrl.observe.log import LOGGER
 
 
 @pytest.fixture(autouse=True)
 def _denormals_count_again() -> Iterator[None]:
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """Every line that is logged, at any level."""
+    lines: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    listener, level = Listener(), LOGGER.level
+    LOGGER.addHandler(listener)
+    LOGGER.setLevel(logging.DEBUG)
+    yield lines
+    LOGGER.removeHandler(listener)
+    LOGGER.setLevel(level)

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tracemalloc
+import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
+from bad_disk import try_it
 from multiserverrl.errors import CheckpointError
+from multiserverrl.observe.disk import Disk
 from multiserverrl.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 
 
@@ -59,8 +66,8 @@ def test_when_all_are_broken_the_error_says_what_and_where(tmp_path: Path) -> No
 
 
 def test_another_format_is_refused_by_number(tmp_path: Path) -> None:
-    state = save_checkpoint(tmp_path, numbered(1)) / "state.json"
-    state.write_text(json.dumps({**json.loads(state.read_text()), "format": 99}))
+    head = save_checkpoint(tmp_path, numbered(1)) / "head.json"
+    head.write_text(json.dumps({**json.loads(head.read_text()), "format": 99}))
     with pytest.raises(CheckpointError, match="format 99"):
         load_newest(tmp_path)
 
@@ -74,6 +81,133 @@ def test_one_that_was_not_finished_is_not_there_and_is_no_hindrance(tmp_path: Pa
     save_checkpoint(tmp_path, numbered(2))
     assert number_of(load_newest(tmp_path)) == 2
     assert not half.exists()
+
+
+@pytest.mark.parametrize("trial", ["killed_at_each_change", "killed_at_each_byte"])
+def test_a_writer_that_is_killed_anywhere_leaves_an_intact_checkpoint(tmp_path: Path, trial: str) -> None:
+    found = try_it(tmp_path, trial, stride=1 if trial == "killed_at_each_change" else 40)
+    assert found.wrong == []
+    assert found.done >= 10
+
+
+def test_a_disk_that_is_full_from_anywhere_on_leaves_an_intact_checkpoint_and_the_next_is_saved(tmp_path: Path) -> None:
+    trial = try_it(tmp_path, "full_at_each_change")
+    assert trial.wrong == []
+    assert trial.done > 30
+
+
+@pytest.mark.parametrize(("trial", "stride"), [("flipped_at_each_bit", 23), ("cut_at_each_byte", 7)])
+def test_damage_anywhere_is_found(tmp_path: Path, trial: str, stride: int) -> None:
+    found = try_it(tmp_path, trial, stride)
+    assert found.wrong == []
+    assert found.done > 100
+
+
+def test_one_that_is_passed_over_is_named_with_the_reason(tmp_path: Path, logged: list[str]) -> None:
+    save_checkpoint(tmp_path, numbered(1))
+    broken = save_checkpoint(tmp_path, numbered(2))
+    break_it(broken, "arrays cut")
+    assert number_of(load_newest(tmp_path)) == 1
+    (line,) = logged
+    assert line.startswith(f"checkpoint_passed_over path={broken} why=")
+    assert "bytes" in line
+
+
+def test_an_old_one_is_removed_only_after_the_new_one_was_read_again_from_the_disk(tmp_path: Path) -> None:
+    class Forgetful(Disk):
+        """Takes every byte and keeps none."""
+
+        def write(self, file: BinaryIO, content: memoryview) -> int:
+            return super().write(file, bytes(len(content)))  # type: ignore[arg-type]
+
+    paths = [save_checkpoint(tmp_path, numbered(number)) for number in (1, 2)]
+    with pytest.raises(OSError, match="other bytes than were written"):
+        save_checkpoint(tmp_path, numbered(3), Forgetful())
+    assert sorted(tmp_path.iterdir()) == paths
+    assert number_of(load_newest(tmp_path)) == 2
+
+
+def test_everything_is_synced_before_it_bears_its_name_and_the_name_before_another_is_removed(tmp_path: Path) -> None:
+    done = []
+
+    class Listed(Disk):
+        def create(self, path: Path) -> BinaryIO:
+            done.append(f"create {path.name}")
+            return super().create(path)
+
+        def sync(self, fd: int) -> None:
+            done.append(f"sync {Path(os.readlink(f'/proc/self/fd/{fd}')).name}")
+            super().sync(fd)
+
+        def rename(self, old: Path, new: Path) -> None:
+            done.append(f"rename {old.name} {new.name}")
+            super().rename(old, new)
+
+    for number in (1, 2):
+        save_checkpoint(tmp_path, numbered(number))
+    save_checkpoint(tmp_path, numbered(3), Listed())
+    aside, path, oldest = ".writing-checkpoint-000000003", "checkpoint-000000003", "checkpoint-000000001"
+    files = ["arrays.safetensors", "state.json", "head.json"]
+    written = [f"{change} {name}" for name in files for change in ("create", "sync")]
+    assert done == [
+        *written, f"sync {aside}", f"rename {aside} {path}", f"sync {tmp_path.name}",
+        f"rename {oldest} .writing-{oldest}",
+    ]  # fmt: skip
+
+
+def test_where_the_disk_has_no_room_for_three_the_older_of_two_makes_room(tmp_path: Path) -> None:
+    class Small(Disk):
+        """Has room for two checkpoints."""
+
+        def create(self, path: Path) -> BinaryIO:
+            if len(list(tmp_path.glob("checkpoint-*"))) > 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().create(path)
+
+    for number in range(1, 6):
+        save_checkpoint(tmp_path, numbered(number), Small())
+        assert number_of(load_newest(tmp_path)) == number
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["head.json", "state.json"])
+def test_a_file_that_grew_beyond_all_measure_is_not_read_into_memory(tmp_path: Path, name: str) -> None:
+    save_checkpoint(tmp_path, numbered(1))
+    with (save_checkpoint(tmp_path, numbered(2)) / name).open("r+b") as file:
+        file.truncate(1 << 40)  # it has holes
+    tracemalloc.start()
+    assert number_of(load_newest(tmp_path)) == 1
+    assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\xff" * 8,
+        (1 << 40).to_bytes(8, "little") + b"{}",
+        *(
+            len(text).to_bytes(8, "little") + text + bytes(16)
+            for text in (
+                b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,16]}}',
+                b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,4398046511104]}}',
+                b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[8,24]}}',
+                b"[" * 5000,
+            )
+        ),
+    ],
+)
+def test_a_header_that_lies_is_refused_without_memory_for_its_lie(tmp_path: Path, header: bytes) -> None:
+    path = save_checkpoint(tmp_path, numbered(1))
+    (path / "arrays.safetensors").write_bytes(header)
+    head = json.loads((path / "head.json").read_text())
+    head["files"]["arrays.safetensors"] = [len(header), zlib.crc32(header)]  # its checksum is right
+    (path / "head.json").write_text(json.dumps(head))
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="checkpoint-000000001"):
+        load_newest(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
 
 
 def break_it(path: Path, damage: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from multiserverrl.errors import RunError, SessionLost
-from multiserverrl.train import opening
+from multiserverrl.train import opening, saving
 from multiserverrl.train.channels import Evaluation
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.evaluate import greedy_returns, run_evaluator
@@ -136,6 +137,38 @@ def test_weights_that_pass_are_kept_though_an_earlier_part_of_the_run_had_better
     passing = dataclasses.replace(CONFIG, stop_at_return=8.0)
     run_until(Script(num_envs=3), published(), reports=1, policy_path=path, config=passing)
     assert (load_policy(path).version, load_policy(path).mean) == (1, 8.0)
+
+
+def test_weights_that_pass_are_not_reported_before_the_disk_has_taken_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def often_full(path: Path, policy: Policy) -> None:
+        tries.append(policy.version)
+        weights.publish(some_weights(1), weights.version() + 1)
+        if len(tries) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        assert counters.get("policy_errno") == errno.ENOSPC
+        save_policy(path, policy)
+
+    monkeypatch.setattr(saving, "save_policy", often_full)
+    run, weights, counters, path = FakeRun(set()), published(), FakeCounters(), tmp_path / "policy.safetensors"
+    evaluations = ListedEvaluations(run, stop_at=8.0)
+    config, ends = dataclasses.replace(CONFIG, stop_at_return=8.0), (counters.row("v"), run.control("v"))
+    run_evaluator(config, TASK, Script(num_envs=3).open, weights, evaluations, *ends, policy_path=path)
+    assert [evaluation.version for evaluation in evaluations.reported] == tries[-1:] == [3]
+    assert load_policy(path).version == 3
+    assert counters.get("policy_errno") == 0
+
+
+def test_a_broken_policy_of_an_earlier_part_is_named_and_written_over(tmp_path: Path, logged: list[str]) -> None:
+    path = tmp_path / "policy.safetensors"
+    path.write_bytes(b"torn")
+    run_until(Script(num_envs=3), published(), reports=1, policy_path=path)
+    assert load_policy(path).version == 1
+    assert "policy_passed_over" in logged[0]
+    assert str(path) in logged[0]
 
 
 def test_after_the_weights_that_pass_no_others_are_evaluated() -> None:

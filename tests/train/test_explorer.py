@@ -263,6 +263,26 @@ def test_an_explorer_that_starts_again_plays_the_episodes_that_are_left() -> Non
     assert counters.get("explorers_finished") == 1, "one explorer, however often it was started"
 
 
+def test_episodes_that_a_resume_makes_known_after_the_envs_are_open_count() -> None:
+    played = [np.zeros(2, np.int64), np.zeros(2, np.int64)]
+    scripts = [Script(num_envs=2), Script(num_envs=2)]
+    run, counters, steps = FakeRun(set()), FakeCounters(), ListedSteps()
+
+    class Control(FakeControl):
+        def wait_until_started(self) -> bool:
+            played[0][:], played[1][:] = 3, (2, 3)
+            return super().wait_until_started()
+
+    groups = [
+        ExplorerGroup(number, script.open, constant(0), array)
+        for number, (script, array) in enumerate(zip(scripts, played, strict=True))
+    ]
+    run_explorer(TrainConfig(episodes=3), TASK, groups, steps, counters.row("e"), Control(run, "e"))
+    assert counters.get("episodes") == 1
+    assert {raw.group for raw in steps.written} == {1}
+    assert [(script.opened, script.closed) for script in scripts] == [(1, 1), (1, 1)]
+
+
 def test_an_explorer_whose_envs_are_lent_when_it_starts_again_waits_for_them() -> None:
     script, run, counters = Script("A", num_envs=1), FakeRun(set()), FakeCounters()
     evaluator, opened = counters.row("evaluator"), []

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from multiserverrl.errors import CheckpointError, RunError
 from multiserverrl.train.channels import RawSteps
-from multiserverrl.train.checkpoint import load_newest
+from multiserverrl.train.checkpoint import Checkpoint, load_newest
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.learner import Training, run_learner
 from multiserverrl.train.replay import new_arrays, replay_layout
@@ -118,22 +120,141 @@ def test_weights_are_published_in_time_with_what_they_were_made_from(tmp_path: P
     assert 0 < publication.env_steps <= learned.counters.get("env_steps")
 
 
-def test_a_stopped_run_goes_on_exactly_where_it_was(tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_exactly_where_it_was(tmp_path: Path, logged: list[str]) -> None:
     first = Learned(tmp_path, 0, 40)
     before = load_newest(tmp_path)
-    resumed = Learned(tmp_path, 40, 0)
-    after = load_newest(tmp_path)
     assert before is not None
-    assert after is not None
-    assert before.arrays.keys() == after.arrays.keys()
-    for name, array in before.arrays.items():
-        np.testing.assert_array_equal(after.arrays[name], array, err_msg=name)
-    same = {name: value for name, value in before.state.items() if name != "version"}
-    assert {name: value for name, value in after.state.items() if name != "version"} == same
+    resumed = Learned(tmp_path, 40, 0)
+    (line,) = [line for line in logged if line.startswith("run_resumed")]
+    assert f"digest={before.digest()}" in line, "what it is after the resume is what was saved, to the bit"
     assert resumed.counters.get("env_steps") == first.counters.get("env_steps") == 320
     assert resumed.counters.get("updates") == before.state["updates"]
     assert resumed.weights.version() > before.state["version"]
     assert resumed.counters.get("wall_before_s") == before.state["wall_s"] > 0
+
+
+@pytest.mark.parametrize("backends", [("numpy", "torch"), ("torch", "numpy"), ("torch", "torch")])
+def test_either_backend_restores_what_the_other_saved_to_the_bit(
+    tmp_path: Path, logged: list[str], backends: tuple[str, str]
+) -> None:
+    for backend, steps in zip(backends, (40, 0), strict=True):
+        Learned(tmp_path, 0, steps, replace(CONFIG, backend=backend))
+    saved = [load_newest_of(tmp_path, number) for number in (1, 2)]
+    assert saved[0].state["updates"] == saved[1].state["updates"] > 0
+    assert f"digest={saved[0].digest()}" in logged[-1]
+    for name in saved[0].arrays:
+        if name.startswith("learner/"):
+            np.testing.assert_array_equal(saved[0].arrays[name], saved[1].arrays[name], err_msg=name)
+
+
+def load_newest_of(directory: Path, number: int) -> Checkpoint:
+    """The checkpoint of that number, in a directory of its own."""
+    alone = directory / f"only-{number}"
+    shutil.copytree(directory / f"checkpoint-{number:09d}", alone / f"checkpoint-{number:09d}")
+    checkpoint = load_newest(alone)
+    assert checkpoint is not None
+    return checkpoint
+
+
+def test_what_each_env_has_played_comes_back_with_the_rest() -> None:
+    def training(played: list[np.ndarray]) -> Training:
+        arrays = new_arrays(replay_layout(CONFIG, TASK))
+        return Training(CONFIG, TASK, arrays, FakeWeights(), FakeCounters().row("l"), played)
+
+    first = training([np.array([4, 2]), np.array([7])])
+    learn(first, 0, 10)
+    played = [np.zeros(2, np.int64), np.zeros(1, np.int64)]
+    training(played).resume(copy.deepcopy(first.checkpoint()))
+    assert [array.tolist() for array in played] == [[4, 2], [7]]
+
+
+def test_a_state_that_comes_back_otherwise_ends_the_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Training(CONFIG, TASK, new_arrays(replay_layout(CONFIG, TASK)), FakeWeights(), FakeCounters().row("l"))
+    learn(first, 0, 20)
+    checkpoint = copy.deepcopy(first.checkpoint())
+    second = Training(CONFIG, TASK, new_arrays(replay_layout(CONFIG, TASK)), FakeWeights(), FakeCounters().row("l"))
+    monkeypatch.setattr(second.replay, "restore", lambda contents: None)
+    with pytest.raises(CheckpointError, match="not restored as it was saved"):
+        second.resume(checkpoint)
+
+
+def learn(training: Training, first: int, count: int) -> None:
+    for number in range(first, first + count):
+        training.take(raw_steps(number))
+        while training.owes_updates():
+            training.update()
+
+
+def test_episodes_that_were_running_count_as_truncated_after_a_resume() -> None:
+    config = replace(CONFIG, n_step=3, gamma=0.5, reward_scale=1.0)
+
+    def training() -> Training:
+        return Training(config, TASK, new_arrays(replay_layout(config, TASK)), FakeWeights(), FakeCounters().row("l"))
+
+    def step(t: int, *, begins: bool = False) -> RawSteps:
+        """One env whose observation is the time; every reward is 1."""
+        at, nothing = np.full((1, 2), t, np.float32), np.zeros(1, bool)
+        return RawSteps(0, at, np.zeros(1, np.int64), np.ones(1, np.float32), nothing, nothing, at + 1, ~nothing, 1)
+
+    first, second = training(), training()
+    for t in range(5):
+        first.take(step(t))
+    assert first.replay.inserted == 3, "two steps wait for their third"
+    second.resume(copy.deepcopy(first.checkpoint()))
+    for t in range(100, 103):
+        second.take(step(t))
+    rows = {name: array[: second.replay.inserted].tolist() for name, array in second.replay.arrays.items()}
+    found = sorted(
+        zip(
+            (obs[0] for obs in rows["obs"]),
+            (obs[0] for obs in rows["next_obs"]),
+            rows["reward"],
+            rows["discount"],
+            strict=True,
+        )
+    )
+    whole = 1 + 0.5 + 0.25
+    assert found == [
+        (0, 3, whole, 0.125), (1, 4, whole, 0.125), (2, 5, whole, 0.125),
+        (3, 5, 1.5, 0.25), (4, 5, 1.0, 0.5),  # the tails: cut where they led, and bootstrapping from there
+        (100, 103, whole, 0.125),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("replay_ratio", [0.05, 4.0])
+def test_another_replay_ratio_holds_from_the_resume_on_and_nothing_is_made_up_for(replay_ratio: float) -> None:
+    first = Training(CONFIG, TASK, new_arrays(replay_layout(CONFIG, TASK)), FakeWeights(), FakeCounters().row("l"))
+    learn(first, 0, 30)
+    other = replace(CONFIG, replay_ratio=replay_ratio)
+    second = Training(other, TASK, new_arrays(replay_layout(other, TASK)), FakeWeights(), FakeCounters().row("l"))
+    second.resume(copy.deepcopy(first.checkpoint()))
+    assert not second.owes_updates()
+    inserted = second.replay.inserted
+    learn(second, 30, 30)
+    assert second.updates - first.updates == np.floor((second.replay.inserted - inserted) * replay_ratio)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("updates", "many"), ("task", {}), ("sampling_rng", {"bit_generator": "PCG64"}), ("ratio", 3)]
+)
+def test_a_state_that_is_none_of_ours_is_refused(field: str, value: Any) -> None:
+    training = Training(CONFIG, TASK, new_arrays(replay_layout(CONFIG, TASK)), FakeWeights(), FakeCounters().row("l"))
+    checkpoint = training.checkpoint()
+    with pytest.raises(CheckpointError):
+        training.resume(replace(checkpoint, state={**checkpoint.state, field: value}))
+
+
+def test_a_disk_that_refuses_checkpoints_does_not_end_the_learning(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_bytes(b"a file is where the directory should be")
+    counters = FakeCounters()
+    Learned(tmp_path / "checkpoints", 0, 30, replace(CONFIG, checkpoint_every_s=1e-9), counters=counters)
+    assert counters.get("updates") > 0
+    assert counters.get("checkpoints") == 0
+    assert counters.get("checkpoint_errno") == errno.EEXIST
+    (tmp_path / "checkpoints").unlink()
+    Learned(tmp_path / "checkpoints", 30, 1, counters=counters)
+    assert counters.get("checkpoints") == 1
+    assert counters.get("checkpoint_errno") == 0
 
 
 def test_a_resumed_learner_makes_the_updates_that_the_first_would_have_made(tmp_path: Path) -> None:

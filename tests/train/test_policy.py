@@ -52,6 +52,18 @@ def test_a_broken_policy_says_so(tmp_path: Path) -> None:
         load_policy(path)
 
 
+def test_a_flipped_bit_anywhere_in_a_policy_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    save_policy(path, a_policy())
+    content = path.read_bytes()
+    for bit in range(0, 8 * len(content), 97):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError, match="not a policy"):
+            load_policy(path)
+
+
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     path, policy = tmp_path / "policy.safetensors", a_policy()
     save_policy(path, Policy(TrainConfig(hidden="9"), TASK, policy.weights, 1))

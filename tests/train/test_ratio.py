@@ -44,3 +44,14 @@ def test_the_allowed_inserts_are_exactly_those_after_which_an_update_is_owed(upd
 def test_a_ratio_that_would_stand_still_is_refused(updates_per_insert: float) -> None:
     with pytest.raises(ConfigError, match="--replay-ratio"):
         ReplayRatio(updates_per_insert, warmup=0)
+
+
+@pytest.mark.parametrize("updates_per_insert", [0.1, 0.7, 3.0])
+def test_one_that_begins_in_the_middle_owes_nothing_for_what_was_before(updates_per_insert: float) -> None:
+    for inserted, updates in [(900, 0), (900, 5000), (20, 0)]:
+        ratio = ReplayRatio(updates_per_insert, warmup=50).beginning_at(inserted, updates)
+        assert ratio.owed(inserted, updates) == 0
+        first = max(50, inserted)
+        assert ratio.owed(first + 100, updates) == int(100 * updates_per_insert + 1e-6)
+        assert ratio.owed(inserted + ratio.inserts_allowed(inserted, updates), updates) >= 1
+        assert ratio.measured(first + 1000, updates + 500) == pytest.approx(0.5)

@@ -187,3 +187,21 @@ def test_the_windows_of_one_step_hold_no_copies_that_later_steps_change() -> Non
     for part, copy in zip(parts, kept, strict=True):
         for name in part:
             np.testing.assert_array_equal(part[name], copy[name])
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_tails_are_what_a_cut_would_make_of_the_steps_that_wait_and_change_nothing(n: int) -> None:
+    steps = random_steps(np.random.default_rng(n), T=40, N=4)
+    windows = NStep(n, GAMMA, SCALE)
+    assert windows.tails() == {}
+    for length, step in enumerate(steps, start=1):
+        windows.push(step)
+        tails = windows.tails()
+        again = NStep(n, GAMMA, SCALE)
+        for earlier in steps[:length]:
+            again.push(earlier)
+        nothing = np.zeros(4, np.float32)
+        broken = RawSteps(0, step.obs, step.action, nothing, nothing > 0, nothing > 0, step.obs, nothing > 0, 0)
+        cut = again.push(broken)
+        for name, array in tails.items():
+            np.testing.assert_array_equal(array, cut[name], err_msg=name)

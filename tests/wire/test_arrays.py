@@ -120,11 +120,11 @@ CAMERA = np.zeros((2, 2), np.uint8)
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"camera": CAMERA}, r"obs must be a dict with the keys \['arm', 'camera'\], not \['camera'\]"),
+        ({"camera": CAMERA}, r"obs must be a dict with the keys \['arm', 'camera'\]; it is without 'arm'"),
         ({"camera": CAMERA, "arm": (1,), "leg": 2}, "obs must be a dict with the keys"),
-        ([CAMERA, (1,)], "obs must be a dict .*, not list"),
+        ([CAMERA, (1,)], "obs must be a dict .*; it is a list of 2"),
         ({"camera": CAMERA, "arm": (1, 2)}, r"obs\['arm'\] must be a tuple of 1, not of 2"),
-        ({"camera": CAMERA, "arm": 1}, r"obs\['arm'\] must be a tuple of 1, not int"),
+        ({"camera": CAMERA, "arm": 1}, r"obs\['arm'\] must be a tuple of 1, not 1"),
         ({"camera": CAMERA[0], "arm": (1,)}, r"obs\['camera'\] is uint8\[2\], the space says uint8\[2, 2\]"),
         (
             {"camera": CAMERA.astype(np.float32), "arm": (1,)},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from multiserverrl.client.transport import Address, fetch_json
+from multiserverrl.client.trust import SYSTEM_TRUST, Trust
 from multiserverrl.errors import VersionMismatch, WireError
 from multiserverrl.wire.messages import PROTOCOL_VERSION, EnvInfo
 
@@ -26,9 +27,11 @@ class ServerDescription(msgspec.Struct):
         return [env.env_id for env in self.envs]
 
 
-def describe(url: str, *, token: str | None = None, timeout_s: float = 10.0) -> ServerDescription:
+def describe(
+    url: str, *, token: str | None = None, timeout_s: float = 10.0, trust: Trust = SYSTEM_TRUST
+) -> ServerDescription:
     """Ask the server at `url`. ServerUnreachable, Unauthorized, VersionMismatch or WireError when that fails."""
-    address = Address.parse(url, token)
+    address = Address.parse(url, token, trust)
     told = fetch_json(address, "/v1/envs", timeout_s)
     protocol = told.get("protocol") if isinstance(told, dict) else None
     if protocol != PROTOCOL_VERSION:

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from gymnasium import Space, spaces
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from multiserverrl.errors import ActionError
+from multiserverrl.errors import ActionError, WireError
 from multiserverrl.wire.arrays import is_fixed
-from multiserverrl.wire.trees import unpack_tree
+from multiserverrl.wire.trees import unpack_rows
 
-__all__ = ["joined", "num_rows", "rows_of", "rows_of_batch"]
+__all__ = ["joined", "merged", "num_rows", "rows_of", "rows_of_batch"]
 
 
 def joined(space: Any, parts: list[Any], *, is_fixed: bool) -> Any:
-    """The lanes' observations as one batch, in the order given."""
-    if not is_fixed:
-        values = [value for part in parts for value in part]
-        empty: Any = create_empty_array(space, len(values))
+    """The lanes' observations as one batch, in the order given; WireError for values that are none of the space."""
+    if is_fixed:
+        return parts[0] if len(parts) == 1 else _stacked(parts)
+    values = [value for part in parts for value in part]
+    empty: Any = create_empty_array(space, len(values))
+    try:
         return concatenate(space, values, empty)
-    return parts[0] if len(parts) == 1 else _stacked(parts)
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise WireError(f"these are no observations of {str(space)[:200]}: {error}") from error
+
+
+def merged(add: Callable[[dict[str, Any], dict[str, Any], int], dict[str, Any]], rows: dict[int, Any]) -> Any:
+    """The envs' infos in Gymnasium's vector form, one after the other by its own function `add`.
+
+    WireError where they do not go together, as where one env's value is a number and another's an array.
+    """
+    infos: dict[str, Any] = {}
+    try:
+        for row, info in sorted(rows.items()):
+            infos = add(infos, info, row)
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise WireError(f"the infos of the envs do not go together: {error}") from error
+    return infos
 
 
 def _stacked(parts: list[Any]) -> Any:
@@ -59,7 +77,5 @@ def num_rows(space: Space[Any], actions: Any) -> int:
 
 def rows_of(parts: list[bytes]) -> dict[int, Any]:
     """{row: value} of the trees of an answer, in the rows' order."""
-    found: dict[int, Any] = {}
-    for part in parts:
-        found.update(unpack_tree(part))
+    found = unpack_rows(parts)
     return dict(sorted(found.items())) if len(parts) > 1 else found

@@ -10,7 +10,7 @@ from gymnasium.error import ResetNeeded
 
 from multiserverrl.client.envs import DEFAULT_TIMEOUT_S, RemoteConfig, RemoteEnvs
 from multiserverrl.client.specs import HasSpec
-from multiserverrl.errors import ActionError, EnvFault, SeqError, SessionLost
+from multiserverrl.errors import EnvFault, SeqError, SessionLost
 from multiserverrl.wire.trees import pack_tree
 
 __all__ = ["VirtualEnv"]
@@ -30,6 +30,9 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
     be (`uses_shared_memory` says which); `shared_memory=False` leaves them to TCP.
     `compression` (zstd): None where the server is on another host, "zstd" or True wherever it grants it, False never.
     `checksum`: every message bears one, so that bits that flip on the way are a broken connection and no wrong step.
+
+    Under https the server's certificate must be signed by a CA of this system, or by one of `ca_file`, or be the one
+    with the SHA-256 `fingerprint`, as `serve` prints it.
 
     `timeout_s`: how long an answer may take before the connection is taken for broken and made anew. From then on a
     server that cannot be reached is given up, as SessionLost, when its session has outlived its time to live (after
@@ -61,12 +64,14 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
         shared_memory: bool = True,
         compression: bool | str | None = None,
         checksum: bool = False,
+        ca_file: str | None = None,
+        fingerprint: str | None = None,
         arguments: dict[str, Any] | None = None,
     ) -> None:
         config = RemoteConfig(
             env_id=env_id, autoreset_mode="none", render_mode=render_mode, on_fault=on_fault, owner=owner,
             wait_s=wait_s, token=token, timeout_s=timeout_s, arguments=arguments, shared_memory=shared_memory,
-            compression=compression, checksum=checksum, on_lost=on_lost,
+            compression=compression, checksum=checksum, on_lost=on_lost, ca_file=ca_file, fingerprint=fingerprint,
         )  # fmt: skip
         self._url = url
         self._remote = RemoteEnvs(url, [1], config)
@@ -96,6 +101,8 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Advance the env by one action, at most once on the server, however often the wire breaks.
 
+        An action is cast to its space's dtype where nothing is lost but precision: whole numbers within range, bools to
+        numbers, floats to narrower floats; never a float to a whole number, never a text.
         ActionError: refused before anything was stepped. EnvFault: the env raised or its worker died; reset().
         SessionLost: the server no longer knows us, the episode is gone; reset() opens a new session.
         """
@@ -104,9 +111,7 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
         lane = self._lane
         try:
             if lane.codec.layout is None:
-                if not self.action_space.contains(action):
-                    raise ActionError(f"action is not a member of {self.action_space}: {str(action)[:80]}")
-                lane.send_packed(b"", pack_tree([action]))
+                lane.send_packed(b"", pack_tree(lane.codec.check_tree([action])))
             else:
                 lane.send_packed(lane.codec.pack_one(action))
         except SeqError:

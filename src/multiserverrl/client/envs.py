@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import msgspec
@@ -16,12 +16,26 @@ from multiserverrl.client.coding import Wanted
 from multiserverrl.client.link import Link
 from multiserverrl.client.lost import TruncatingLink, patiently
 from multiserverrl.client.transport import Address
+from multiserverrl.client.trust import Trust
 from multiserverrl.errors import ActionError, ConfigError, EnvFault, SessionLost, SessionTaken, SpaceError, WireError
 from multiserverrl.memory import host_id
 from multiserverrl.wire import frames
 from multiserverrl.wire.actions import ActionCodec
 from multiserverrl.wire.arrays import BatchLayout, StepLayout
-from multiserverrl.wire.messages import AUTORESET_MODES, PROTOCOL_VERSION, Call, Open, Render, Reset, Step, Stepped
+from multiserverrl.wire.brief import brief
+from multiserverrl.wire.messages import (
+    AUTORESET_MODES,
+    PROTOCOL_VERSION,
+    WHOLE_LANE,
+    Call,
+    Called,
+    Open,
+    Render,
+    Rendered,
+    Reset,
+    Step,
+    Stepped,
+)
 from multiserverrl.wire.spaces import restore_space
 from multiserverrl.wire.trees import pack_tree
 
@@ -42,13 +56,15 @@ class RemoteConfig:
     on_fault: str
     owner: str | None
     wait_s: float
-    token: str | None
+    token: str | None = field(repr=False)
     timeout_s: float
     arguments: dict[str, Any] | None
     shared_memory: bool = True
     compression: bool | str | None = None
     checksum: bool = False
     on_lost: str = "raise"
+    ca_file: str | None = None
+    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("env_id", str), ("render_mode", str), ("owner", str), ("token", str), ("arguments", dict)):
@@ -60,6 +76,7 @@ class RemoteConfig:
         if not _is_seconds(self.wait_s):
             raise ConfigError(f"wait_s must be a number of seconds, at least 0, not {self.wait_s!r}")
         self.wanted()
+        self.trust()
         for name in ("on_fault", "on_lost"):
             if getattr(self, name) not in _POLICIES:
                 raise ConfigError(f"{name} must be one of {', '.join(_POLICIES)}, not {getattr(self, name)!r}")
@@ -73,9 +90,13 @@ class RemoteConfig:
         """What is asked of the connections."""
         return Wanted(self.compression, self.checksum)
 
+    def trust(self) -> Trust:
+        """Whom to believe under https."""
+        return Trust(self.ca_file, self.fingerprint)
+
     def copied(self) -> dict[str, Any]:
         """The arguments that open another session of this kind; not `owner`, which would close this one."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: value for name, value in given.items() if name not in ("owner", "autoreset_mode")}
 
     def request(self, lanes: list[int]) -> Open:
@@ -98,7 +119,7 @@ class RemoteEnvs:
         if min(lanes) < 1:
             raise ConfigError(f"num_envs must be at least 1, not {min(lanes)}")
         self.config = config
-        self.address = Address.parse(url, config.token)
+        self.address = Address.parse(url, config.token, config.trust())
         self._request = config.request(lanes)
         self.link = self._opened()
         self.env = self.link.opened.env
@@ -201,6 +222,11 @@ class LaneEnvs:
         self._final_layouts: dict[int, BatchLayout] = {}
         self._batched_actions = batch_space(remote.action_space, num_envs)
 
+    def stand_at(self, first_row: int, num_envs: int) -> None:
+        """The lane's rows begin there among `num_envs`; messages name envs by it."""
+        self.first_row = first_row
+        self.codec.first_row = None if num_envs == 1 else first_row
+
     def send_step(self, actions: Any) -> None:
         """Send the lane's actions, (N, *action_shape); ActionError for those that are refused before they are sent."""
         self.send_packed(*self.packed(actions))
@@ -233,15 +259,14 @@ class LaneEnvs:
     def render(self) -> list[Any]:
         """One frame an env."""
         answer, _ = self.remote.link.request(self.index, lambda seq: Render(self.index, seq))
-        frames = rows_of(answer.frames)
-        return [frames[row] for row in range(self.num_envs)]
+        return self._each(self._told(answer, Rendered).frames)
 
     def call(self, kind: str, name: str, values: Any) -> list[Any]:
         """Get, set or call an attribute of each env."""
         packed = pack_tree(values)
         answer, _ = self.remote.link.request(self.index, lambda seq: Call(self.index, seq, kind, name, packed))
-        found = rows_of(answer.values)
-        return [found.get(row) for row in range(self.num_envs)]
+        told = self._told(answer, Called).values
+        return self._each(told) if kind != "set" else [None] * self.num_envs
 
     def take(self) -> Taken:
         """Wait for the answer to the lane's step or reset."""
@@ -250,6 +275,8 @@ class LaneEnvs:
     def take_only(self) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """The same for a lane of one env, in the singular."""
         answer, body = self.remote.link.receive(self.index)
+        if type(answer) is not Stepped:
+            self._told(answer, Stepped)
         infos = self._infos(answer) if answer.infos else {}
         obs, reward, terminated, truncated = self.layout.unpack_only(body)
         if not self.layout.is_fixed:
@@ -258,6 +285,8 @@ class LaneEnvs:
 
     def taken(self, answer: Stepped, body: memoryview) -> Taken:
         """An answer as arrays; EnvFault when an env failed and the caller wants to hear of it."""
+        if type(answer) is not Stepped:
+            self._told(answer, Stepped)
         observations, rewards, terminated, truncated = self.layout.unpack(body)
         infos = self._infos(answer) if answer.infos else {}
         finals = self._finals(answer) if answer.finals else {}
@@ -267,6 +296,8 @@ class LaneEnvs:
 
     def _infos(self, answer: Stepped) -> dict[int, dict[str, Any]]:
         infos = rows_of(answer.infos)
+        if not {*map(type, infos.values())} <= {dict} or not all(WHOLE_LANE <= row < self.num_envs for row in infos):
+            raise WireError(f"these are no infos of {self.num_envs} envs: {brief(infos)}")
         if self.remote.config.on_fault == "raise":
             _raise_fault(infos, self.first_row)
         return infos
@@ -276,6 +307,8 @@ class LaneEnvs:
         found: dict[int, Any] = {}
         for finals in answer.finals:
             count, content = len(finals.rows), bytearray(finals.content)
+            if count > self.num_envs:
+                raise WireError(f"{count} final observations of {self.num_envs} envs cannot be")
             if count not in self._final_layouts:
                 self._final_layouts[count] = BatchLayout(self.remote.observation_space, count)
             layout = self._final_layouts[count]
@@ -285,15 +318,29 @@ class LaneEnvs:
         return found
 
     def _loose_observations(self, answer: Stepped) -> list[Any]:
-        found = rows_of(answer.observations)
-        return [found.get(row) for row in range(self.num_envs)]
+        return self._each(answer.observations)
+
+    def _each(self, parts: list[bytes]) -> list[Any]:
+        """One value an env; WireError where one is missing."""
+        found = rows_of(parts)
+        if not all(row in found for row in range(self.num_envs)):
+            raise WireError(f"an answer bears values of {len(found)} envs, not of {self.num_envs}")
+        return [found[row] for row in range(self.num_envs)]
+
+    def _told(self, answer: Any, kind: Any) -> Any:
+        if type(answer) is not kind:
+            raise WireError(f"{type(answer).__name__} came where {kind.__name__} was expected")
+        return answer
 
 
 def _raise_fault(infos: dict[int, dict[str, Any]], first_row: int) -> None:
     for row, info in infos.items():
         told = info.get("multiserverrl")
         if isinstance(told, dict) and "fault" in told:
-            raise EnvFault(f"env {first_row + row} ended by a fault: {told['fault']}", told.get("traceback", ""))
+            fault, traceback = (
+                told.get(name) if isinstance(told.get(name), str) else "" for name in ("fault", "traceback")
+            )
+            raise EnvFault(f"env {first_row + row} ended by a fault: {fault}", str(traceback))
 
 
 def rows_at(first: int, rows: dict[int, Any]) -> dict[int, Any]:

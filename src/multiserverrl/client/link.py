@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+from multiserverrl.client.answers import Strays, check_opened, check_resumed
 from multiserverrl.client.coding import Wanted, connect
 from multiserverrl.client.leaving import end_session
 from multiserverrl.client.retries import Budgets, Failure, Outage, failure_of
@@ -43,7 +44,7 @@ from multiserverrl.wire.session import ClientLane
 
 __all__ = ["Link"]
 
-_CLOSED_FENCED = 4001
+_CLOSED_FENCED, _CLOSED_STOPPING = 4001, 4005
 _CLOSED_TOO_LARGE = 1009
 _CLOSED_FOR_GOOD = (1002, 1003, 1007, 1008, 4002)  # our bytes are not taken: sending them again changes nothing
 _DOUBTFUL = (_CLOSED_TOO_LARGE, *_CLOSED_FOR_GOOD)
@@ -62,6 +63,7 @@ class Link:
         self._arrived: dict[int, tuple[Any, memoryview]] = {}
         self._ended: MultiServerRLError | None = None  # why nothing can be asked of this session any more
         self._outage: Outage | None = None  # since when the connection has not given an answer
+        self._strays = Strays()
         self.reconnects = 0
         self._process = os.getpid()
         self._open()
@@ -74,6 +76,7 @@ class Link:
             connection.set_timeout(self._request.wait_s + self._timeout_s)
             connection.send(frames.encode(self._request))
             answer = self._first_answer(Opened)
+            check_opened(answer, self._request)
             connection.set_timeout(self._timeout_s)
         except BaseException as error:
             self._drop()
@@ -86,12 +89,11 @@ class Link:
                     f"{self.address} closed the connection while a session was opened: {error}"
                 ) from error
             raise
-        assert isinstance(answer, Opened)
         self.opened = answer
         self.lanes = [ClientLane() for _ in answer.lanes]
         self.shared = SharedBodies(answer.blocks, len(answer.lanes))
 
-    def _first_answer(self, kind: type[Opened] | type[Resumed]) -> Opened | Resumed:
+    def _first_answer(self, kind: type[Opened] | type[Resumed]) -> Any:
         assert self._connection is not None
         answer, _ = frames.decode_answer(self._connection.receive())
         if isinstance(answer, Refused):
@@ -114,6 +116,8 @@ class Link:
         if self._connection is not None:
             try:
                 self._connection.send(frame)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # what the server said before it closed may still be read
             except OSError:
                 self._drop()
             except BaseException:  # interrupted in mid-message: the connection cannot be used on
@@ -208,6 +212,8 @@ class Link:
             told = answer, self._shared_body(answer)
         if self.lanes[answer.lane].answered(answer.seq, type(answer) is not Refused or answer.is_final):
             self._arrived[answer.lane] = told
+        else:
+            self._strays.drop(answer.seq, [state.seq for state in self.lanes])
 
     def _shared_body(self, answer: Stepped) -> memoryview:
         try:
@@ -248,6 +254,8 @@ class Link:
         code = error.close_code if isinstance(error, ConnectionEnded) else 0
         if code == _CLOSED_FENCED:
             raise self._end(SessionTaken(f"session {self.opened.session} ended here: {error}")) from error
+        if code == _CLOSED_STOPPING:
+            raise self._give_up(SessionLost(f"{self.address} was stopped: {error}")) from error
         if self._wanted.checksum and code in _DOUBTFUL and self._outage is not None and self._outage.is_doubted():
             return
         if code in _CLOSED_FOR_GOOD:
@@ -293,7 +301,7 @@ class Link:
             frames.encode(Resume(PROTOCOL_VERSION, opened.session, opened.secret, opened.incarnation))
         )
         resumed = self._first_answer(Resumed)
-        assert isinstance(resumed, Resumed)
+        check_resumed(resumed, len(self.lanes))
         for state, last_seq in zip(self.lanes, resumed.last_seqs, strict=True):
             if last_seq > state.seq:  # its answer would be taken for that of the next request
                 raise SessionLost(f"{self.address} carried out seq {last_seq}, which this side took for refused")

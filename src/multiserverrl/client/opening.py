@@ -24,7 +24,7 @@ def open_on(
     check_lanes(lanes)
     remotes: list[RemoteEnvs] = []
     try:
-        for one, share in zip(urls, spread(urls, num_envs, config.token), strict=True):
+        for one, share in zip(urls, spread(urls, num_envs, config.token, config.trust()), strict=True):
             if share:
                 remotes.append(RemoteEnvs(one, lane_sizes(share, lanes), config))
                 _check_alike(remotes[0], remotes[-1])

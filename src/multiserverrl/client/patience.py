@@ -18,6 +18,7 @@ from multiserverrl.wire.tcp import INFO_BYTES, unheard_s
 __all__ = ["LOOK_S", "SILENT_S", "ConnectionEnded", "PatientSocket", "keep_asking"]
 
 LOOK_S = 0.5  # how often to look while an answer is awaited
+_LEAST_BYTES_PER_S = 1024  # of a message that takes longer than the time-out
 SILENT_S = 3.0  # then the connection is made anew; TCP's own repeats would come ever more seldom
 _PROBES = (("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 127))  # unanswered, they end it in 2 minutes
 
@@ -38,13 +39,17 @@ class PatientSocket:
     def __init__(self, connected: socket.socket, timeout_s: float) -> None:
         self._socket = connected
         self.set_timeout(timeout_s)
+        self._begin_late()
 
     def fileno(self) -> int:
         """For selectors."""
         return self._socket.fileno()
 
     def set_timeout(self, timeout_s: float) -> None:
-        """How long one `receive` may wait for the next bytes; a TimeoutError says that it was longer."""
+        """How long one `receive` may wait for the next bytes; a TimeoutError says that it was longer.
+
+        A message that comes slowly, but does come, may take a second more for each KiB of it.
+        """
         self._timeout_s, look_s = timeout_s, min(LOOK_S, timeout_s)
         if isinstance(self._socket, ssl.SSLSocket) or sys.platform == "win32":
             self._socket.settimeout(look_s)
@@ -96,7 +101,14 @@ class PatientSocket:
             count = self._socket.recv_into(room)
         except (BlockingIOError, TimeoutError):
             count = self._read_late(room)
-        return self._received(count)
+        self._got_bytes += self._received(count)
+        if time.monotonic() - self._began_s > self._timeout_s + self._got_bytes / _LEAST_BYTES_PER_S:
+            raise TimeoutError("what comes of an answer comes too slowly")
+        return count
+
+    def _begin_late(self) -> None:
+        """A message that does not come whole at once is being read from now on."""
+        self._began_s, self._got_bytes = time.monotonic(), 0
 
     @staticmethod
     def _received(count: int) -> int:

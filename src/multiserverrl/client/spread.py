@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from multiserverrl.client.api import describe
+from multiserverrl.client.trust import SYSTEM_TRUST, Trust
 from multiserverrl.errors import ConfigError, ServerFull
 
 __all__ = ["check_lanes", "lane_sizes", "spread", "whole_lanes"]
 
 
-def spread(urls: Sequence[str], num_envs: int, token: str | None) -> list[int]:
+def spread(urls: Sequence[str], num_envs: int, token: str | None, trust: Trust = SYSTEM_TRUST) -> list[int]:
     """How many envs each server gets: the same share of what each has free, none where it has none.
 
     ServerFull names both numbers when there are not enough free on all servers together.
@@ -22,7 +23,7 @@ def spread(urls: Sequence[str], num_envs: int, token: str | None) -> list[int]:
         raise ConfigError(f"num_envs must be a whole number, at least 1, not {num_envs!r}")
     if len(urls) == 1:
         return [int(num_envs)]
-    free = _free_places(urls, token)
+    free = _free_places(urls, token, trust)
     if sum(free) < num_envs:
         told = ", ".join(f"{count} at {url}" for url, count in zip(urls, free, strict=True))
         raise ServerFull(f"{num_envs} environments were asked for; {sum(free)} are free ({told})")
@@ -33,9 +34,9 @@ def spread(urls: Sequence[str], num_envs: int, token: str | None) -> list[int]:
     return shares
 
 
-def _free_places(urls: Sequence[str], token: str | None) -> list[int]:
+def _free_places(urls: Sequence[str], token: str | None, trust: Trust) -> list[int]:
     """What each has free; of a server that is named k times each gets a k-th."""
-    whole = {url: describe(url, token=token).free for url in dict.fromkeys(urls)}
+    whole = {url: describe(url, token=token, trust=trust).free for url in dict.fromkeys(urls)}
     shares = []
     for index, url in enumerate(urls):
         count, times, before = whole[url], urls.count(url), urls[:index].count(url)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import http.client
 import ipaddress
 import os
 import random
@@ -17,98 +16,24 @@ import socket
 import ssl
 import struct
 import time
-from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urlsplit
 
-import msgspec
-
-from multiserverrl.client.patience import ConnectionEnded, PatientSocket, keep_asking
-from multiserverrl.errors import ConfigError, ServerUnreachable, WireError, error_for
+from multiserverrl.client.address import Address
+from multiserverrl.client.fetching import checked_json, fetch_json
+from multiserverrl.client.patience import ConnectionEnded, PatientSocket
+from multiserverrl.errors import ServerUnreachable, WireError
 
 __all__ = ["Address", "Connection", "ConnectionEnded", "Socket", "fetch_json", "is_same_host"]
 
 Socket = socket.socket
-TOKEN_VARIABLE = "MULTISERVERRL_TOKEN"
 STREAM_PATH = "/v1/stream"
 MAX_MESSAGE_BYTES = 1 << 30  # no length beyond it is believed
 _ACCEPT_SALT = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _CONTINUATION, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x2, 0x8, 0x9, 0xA
 _CHUNK_BYTES = 1 << 16
+_EAGER_BYTES = 1 << 24  # room for so much is made at once; for more as it comes, whatever was announced
+_MOST_PARTS = 4096  # of one message, and control frames before its end
 _LEAST_ROOM_BYTES = 1 << 12
-_TRY_S = 2.0  # to connect; then it is tried anew, as the system repeats a lost SYN ever more seldom
 _AWAKE_NS = 150_000  # as long as an env worker stays awake for us (serve --awake-us)
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where an env server is, and the token it wants."""
-
-    scheme: str
-    host: str
-    port: int
-    token: str | None = field(default=None, repr=False)
-
-    @classmethod
-    def parse(cls, url: str, token: str | None = None) -> Address:
-        """`http://host:port` or https; the token defaults to MULTISERVERRL_TOKEN. ConfigError for another URL."""
-        if not isinstance(url, str):
-            raise ConfigError(f"the address of an env server is a text like http://localhost:1800, not {url!r}")
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        try:
-            port = parts.port
-        except ValueError as error:
-            raise ConfigError(f"{url!r}: {error}") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.username:
-            raise ConfigError(f"{url!r} is not the address of an env server; it looks like http://localhost:1800")
-        token = token or os.environ.get(TOKEN_VARIABLE) or None
-        if token is not None and not (token.isascii() and token.isprintable()):
-            raise ConfigError(
-                f"the token (token=, or {TOKEN_VARIABLE}) has a character in it that no header can bear; "
-                "is there a line break at its end?"
-            )
-        return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 1800), token)
-
-    @property
-    def netloc(self) -> str:
-        """`host:port`, as the Host header bears it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.netloc}"
-
-    def headers(self) -> dict[str, str]:
-        """The headers that every request bears."""
-        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
-
-    def connect(self, timeout_s: float) -> socket.socket:
-        """A connected socket, TCP_NODELAY, TLS where the scheme says so; ServerUnreachable when nobody answers."""
-        try:
-            connected = _reach(self.host, self.port, timeout_s)
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.scheme == "https":
-                return ssl.create_default_context().wrap_socket(connected, server_hostname=self.host)
-            return connected
-        except OSError as error:
-            raise ServerUnreachable(
-                f"nobody answers at {self} ({error.strerror or error}); start a server there: "
-                f"multiserverrl serve ENV_ID --host {self.host} --port {self.port}"
-            ) from error
-
-
-def _reach(host: str, port: int, timeout_s: float) -> socket.socket:
-    until = time.monotonic() + timeout_s
-    while True:
-        left_s = until - time.monotonic()
-        try:
-            connected = socket.create_connection((host, port), min(_TRY_S, max(left_s, 0.001)))
-        except TimeoutError:
-            if left_s <= _TRY_S:
-                raise
-        else:
-            connected.settimeout(timeout_s)
-            keep_asking(connected)
-            return connected
 
 
 def is_same_host(connected: socket.socket) -> bool:
@@ -118,34 +43,6 @@ def is_same_host(connected: socket.socket) -> bool:
     except OSError:  # over already; whoever uses it will see
         return False
     return bool(peer == own) or ipaddress.ip_address(peer.partition("%")[0]).is_loopback
-
-
-def fetch_json(address: Address, path: str, timeout_s: float) -> Any:
-    """The JSON of a GET; the server's refusal is raised as its error, silence as ServerUnreachable."""
-    connected = address.connect(timeout_s)
-    request = http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
-    request.sock = connected
-    try:
-        request.request("GET", path, headers={**address.headers(), "Host": address.netloc, "Connection": "close"})
-        response = request.getresponse()
-        content = response.read(MAX_MESSAGE_BYTES)
-        status = response.status
-    except (OSError, http.client.HTTPException) as error:
-        raise ServerUnreachable(f"{address} does not answer as an env server does ({error!r})") from error
-    finally:
-        request.close()
-    return _checked_json(content, status, address)
-
-
-def _checked_json(content: bytes, status: int, address: Address) -> Any:
-    try:
-        decoded = msgspec.json.decode(content)
-    except msgspec.DecodeError as error:
-        raise WireError(f"{address} answered {status} with something that is not JSON: is it an env server?") from error
-    if status >= 400:
-        told = decoded if isinstance(decoded, dict) else {}
-        raise error_for(str(told.get("error", "peer")), str(told.get("message", f"{address} answered {status}")))
-    return decoded
 
 
 class Connection(PatientSocket):
@@ -185,8 +82,9 @@ class Connection(PatientSocket):
             if only is not None:
                 return only
         parts: list[memoryview] = []
-        while True:
-            opcode, is_last, payload = self._next_frame()
+        self._begin_late()
+        for _ in range(_MOST_PARTS):
+            opcode, is_last, payload = self._next_frame(sum(map(len, parts)))
             if opcode in (_BINARY, _CONTINUATION):
                 if is_last and not parts:
                     return payload
@@ -202,6 +100,7 @@ class Connection(PatientSocket):
                 )
             elif opcode != _PONG:
                 raise ConnectionEnded(f"a WebSocket frame of unknown kind {opcode}")
+        raise ConnectionEnded(f"a message in more than {_MOST_PARTS} parts is not waited for")
 
     def _receive_only(self) -> memoryview | None:
         """The usual case: just one whole message comes, into a buffer that is given away; arrays in it are aligned.
@@ -268,8 +167,8 @@ class Connection(PatientSocket):
         masked = int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")
         return head + key + masked.to_bytes(size, "little")
 
-    def _next_frame(self) -> tuple[int, bool, memoryview]:
-        """(opcode, is it the last part, payload)."""
+    def _next_frame(self, before_bytes: int) -> tuple[int, bool, memoryview]:
+        """(opcode, is it the last part, payload); so many bytes of its message came before it."""
         self._fill(2)
         first, second = self._waiting[0], self._waiting[1]
         size, start = second & 0x7F, 2
@@ -279,8 +178,8 @@ class Connection(PatientSocket):
             start = 4 if size == 126 else 10
             self._fill(start)
             size = int.from_bytes(self._waiting[2:start], "big")
-        if size > MAX_MESSAGE_BYTES:
-            raise ConnectionEnded(f"a message of {size} bytes is not believed")
+        if size + before_bytes > MAX_MESSAGE_BYTES:
+            raise ConnectionEnded(f"a message of {size + before_bytes} bytes is not believed")
         payload = self._take(start, size)
         return first & 0x0F, bool(first & 0x80), payload
 
@@ -292,13 +191,17 @@ class Connection(PatientSocket):
             payload = memoryview(waiting[start : start + size])
             del waiting[: start + size]
             return payload
-        whole = bytearray(size)
+        whole = bytearray(min(size, max(_EAGER_BYTES, here)))
         whole[:here] = memoryview(waiting)[start:]
         self._waiting = bytearray()
-        view, got = memoryview(whole), here
-        while got < size:
-            got += self._read_into(view[got:])
-        return view
+        got = here
+        while True:
+            with memoryview(whole) as view:
+                while got < len(whole):
+                    got += self._read_into(view[got:])
+            if got == size:
+                return memoryview(whole)
+            whole += bytes(min(size - got, got))
 
     def _fill(self, size: int) -> None:
         while len(self._waiting) < size:
@@ -322,7 +225,10 @@ class Connection(PatientSocket):
         while b"\r\n\r\n" not in self._waiting:
             if len(self._waiting) > _CHUNK_BYTES:
                 raise WireError(f"{address} does not answer as an env server does")
-            self._fill(len(self._waiting) + 1)
+            try:
+                self._fill(len(self._waiting) + 1)
+            except ConnectionError as error:
+                raise ServerUnreachable(f"{address} hung up without an answer{address.tls_hint}") from error
         head, _, rest = bytes(self._waiting).partition(b"\r\n\r\n")
         status, _, header_text = head.decode("latin-1").partition("\r\n")
         self.headers = found = {
@@ -339,10 +245,14 @@ class Connection(PatientSocket):
     def _raise_refusal(self, address: Address, status: str, headers: dict[str, str], rest: bytes) -> None:
         self._waiting = bytearray(rest)
         size = headers.get("content-length", "0")
-        self._fill(min(int(size) if size.isdecimal() else 0, _CHUNK_BYTES))
-        number = status.split(" ")[1] if " " in status else "0"
-        _checked_json(bytes(self._waiting), int(number) if number.isdecimal() else 500, address)
+        self._fill(min(_whole_number(size, 0), _CHUNK_BYTES))
+        number = status.split(" ")[1] if " " in status else ""
+        checked_json(bytes(self._waiting), _whole_number(number, 500), address)
         raise WireError(f"{address} does not speak the env servers' WebSocket protocol (it answered {status!r})")
+
+
+def _whole_number(text: str, otherwise: int) -> int:
+    return int(text) if text.isdecimal() and len(text) < 10 else otherwise
 
 
 def _poll_of(connected: socket.socket) -> select.poll | None:

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from multiserverrl.client.batches import joined, num_rows, rows_of_batch
+from multiserverrl.client.batches import joined, merged, num_rows, rows_of_batch
 from multiserverrl.client.envs import (
     DEFAULT_TIMEOUT_S,
     LaneEnvs,
@@ -51,7 +51,7 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
     named k times holds k sessions, each with a connection of its own that an env worker can answer by itself.
     `lanes` (a number, or the sizes, for each server) makes groups of envs that `send` and `recv` step
     independently. `shared_memory` False keeps observations off the shared memory by which large ones come
-    from a server on the same host. `compression` and `checksum` are VirtualEnv's.
+    from a server on the same host. `compression`, `checksum`, `ca_file` and `fingerprint` are VirtualEnv's.
     """
 
     def __init__(
@@ -72,13 +72,15 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
         shared_memory: bool = True,
         compression: bool | str | None = None,
         checksum: bool = False,
+        ca_file: str | None = None,
+        fingerprint: str | None = None,
         arguments: dict[str, Any] | None = None,
     ) -> None:
         mode, member = autoreset_of(autoreset_mode)
         config = RemoteConfig(
             env_id=env_id, autoreset_mode=mode, render_mode=render_mode, on_fault=on_fault, owner=owner,
             wait_s=wait_s, token=token, timeout_s=timeout_s, arguments=arguments, shared_memory=shared_memory,
-            compression=compression, checksum=checksum, on_lost=on_lost,
+            compression=compression, checksum=checksum, on_lost=on_lost, ca_file=ca_file, fingerprint=fingerprint,
         )  # fmt: skip
         self._remotes = open_on(url, num_envs, lanes, config)
         num_envs = int(num_envs)
@@ -88,7 +90,7 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
         ends = np.cumsum([lane.num_envs for lane in self._lanes]).tolist()
         self._rows = [slice(end - lane.num_envs, end) for lane, end in zip(self._lanes, ends, strict=True)]
         for lane, rows in zip(self._lanes, self._rows, strict=True):
-            lane.first_row = rows.start
+            lane.stand_at(rows.start, num_envs)
         self._only = self._lanes[0] if len(self._lanes) == 1 else None
         first = self._remotes[0]
         self._is_fixed = self._lanes[0].layout.is_fixed
@@ -369,10 +371,8 @@ class VirtualVectorEnv(HasSpec, VectorEnv[Any, Any, Any]):
                 return self._infos_of_ends(finals) if finals else {}
             for row, final in finals.items():
                 rows[row] = {"final_obs": final, "final_info": {}, **rows.get(row, {})}
-            infos: dict[str, Any] = {}
-            for row, info in sorted(rows.items()):
-                infos = self._add_info(infos, info, row)
-            return infos
+            told: dict[str, Any] = merged(self._add_info, rows)
+            return told
         finally:
             self.num_envs = whole
 

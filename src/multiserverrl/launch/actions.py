@@ -30,7 +30,7 @@ def slot_fields(task: Task, num_envs: int) -> dict[str, tuple[DTypeLike, tuple[i
         "version": (np.int64, (1,)),
         "obs": (task.obs_dtype, (num_envs, *task.obs_shape)),
         "action": (np.int64, (num_envs,)),
-        "played": (np.int64, (num_envs,)),  # episodes that each env has ended; the explorer's alone
+        "played": (np.int64, (num_envs,)),  # episodes that each env has ended; the explorer's, but for a resume
     }
 
 

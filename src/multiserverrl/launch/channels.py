@@ -105,7 +105,7 @@ class Channels:
         return Layout(self._plan.replay).views(Block.open(self.handle.replay))
 
     def played(self, group: int) -> Array:
-        """An explorer's: (N,) episodes that each env of a group has ended; they outlive it."""
+        """An explorer's: (N,) episodes that each env of a group has ended; they outlive it. The learner saves them."""
         return self._part(f"actions{group}")["played"]
 
     def action_client(self, group: int) -> SlotClient:

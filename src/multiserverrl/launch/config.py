@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from multiserverrl.client.trust import Trust
 from multiserverrl.errors import ConfigError
 from multiserverrl.settings import setting
 
@@ -22,6 +23,9 @@ class LaunchConfig:
     host: str | None = setting(None, "use the env server at this host (default localhost where --port is given)")
     port: int | None = setting(None, f"its port (default {DEFAULT_PORT} where --host is given)")
     servers: int = setting(1, "env servers to use, on ports PORT, PORT+1, …")
+    tls: bool = setting(False, "speak https to them; their certificates are verified (implied by the next two)")
+    ca_file: str | None = setting(None, "PEM file of the CAs that may have signed their certificates", metavar="FILE")
+    fingerprint: str | None = setting(None, "SHA-256 of their certificate, as serve prints it; no other is believed")
     count: int | None = setting(
         None,
         f"virtual environments in all (default {DEFAULT_COUNT} with an embedded server, elsewhere all that are free)",
@@ -39,6 +43,10 @@ class LaunchConfig:
             raise ConfigError(f"--port must be between 1 and {65536 - self.servers}, not {self.port}")
         if self.servers > 1 and self.is_embedded:
             raise ConfigError("--servers counts env servers that run already: name them by --host or --port")
+        if (self.tls or self.trust) and self.is_embedded:
+            raise ConfigError(
+                "--tls, --ca-file and --fingerprint are of env servers that run already: name one by --host"
+            )
         if self.run_dir is not None and self.resume is not None:
             raise ConfigError("--run-dir is for a new run, --resume goes on in its own directory; give one of them")
 
@@ -48,9 +56,15 @@ class LaunchConfig:
         return not self.is_local and self.host is None and self.port is None
 
     @property
+    def trust(self) -> Trust:
+        """Whom to believe where TLS is spoken."""
+        return Trust(self.ca_file, self.fingerprint)
+
+    @property
     def urls(self) -> list[str]:
         """The addresses of the env servers that run already."""
         host = self.host or "localhost"
         name = f"[{host}]" if ":" in host and not host.startswith("[") else host
         first = self.port or DEFAULT_PORT
-        return [f"http://{name}:{first + offset}" for offset in range(self.servers)]
+        scheme = "https" if self.tls or self.trust else "http"
+        return [f"{scheme}://{name}:{first + offset}" for offset in range(self.servers)]

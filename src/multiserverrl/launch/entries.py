@@ -71,7 +71,7 @@ def _explore(brief: Brief, channels: Channels) -> None:
             ExplorerGroup(
                 number=group.number,
                 make_envs=partial(
-                    open_envs, group.url, plan.env_id, group.num_envs, f"{plan.owner}-group-{group.number}"
+                    open_envs, group.url, plan.env_id, group.num_envs, f"{plan.owner}-group-{group.number}", plan.trust
                 ),
                 actions=channels.action_client(group.number),
                 played=channels.played(group.number),
@@ -113,6 +113,7 @@ def _learn(brief: Brief, channels: Channels) -> None:
         channels.control(brief.row),
         Path(plan.run_dir) / "checkpoints",
         replay_arrays=channels.replay_arrays(),
+        played=[channels.played(group.number) for group in plan.seats.groups],
     )
 
 
@@ -124,7 +125,9 @@ def _evaluate(brief: Brief, channels: Channels) -> None:
     run_evaluator(
         plan.config,
         plan.task,
-        partial(open_envs, seats.evaluation_url, plan.env_id, seats.evaluation_envs, f"{plan.owner}-evaluator"),
+        partial(
+            open_envs, seats.evaluation_url, plan.env_id, seats.evaluation_envs, f"{plan.owner}-evaluator", plan.trust
+        ),
         channels.weights_reader(),
         channels.evaluations(),
         channels.counters(brief.row),

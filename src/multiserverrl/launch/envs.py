@@ -6,15 +6,19 @@ from typing import Any
 
 import gymnasium
 
+from multiserverrl.client.trust import SYSTEM_TRUST, Trust
+
 __all__ = ["open_envs"]
 
 WAIT_FOR_A_PLACE_S = 30.0  # an older session of ours may just be closing
 
 
-def open_envs(url: str, env_id: str, num_envs: int, owner: str | None) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+def open_envs(
+    url: str, env_id: str, num_envs: int, owner: str | None, trust: Trust = SYSTEM_TRUST
+) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
     """Envs of one session on the server at `url`; an empty `url` makes them in this process (for tests).
 
-    An older session of the same `owner` ends; None: no other session does.
+    An older session of the same `owner` ends; None: no other session does. A token is taken from the environment.
     """
     if not url:
         return gymnasium.make_vec(
@@ -33,4 +37,6 @@ def open_envs(url: str, env_id: str, num_envs: int, owner: str | None) -> gymnas
         on_fault="truncate",
         owner=owner,
         wait_s=WAIT_FOR_A_PLACE_S,
+        ca_file=trust.ca_file,
+        fingerprint=trust.fingerprint,
     )

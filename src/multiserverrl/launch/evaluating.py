@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +45,14 @@ def evaluate(path: Path, launch: LaunchConfig, episodes: int) -> Score:
         raise CheckpointError(f"{path / 'config.json'} does not say which env the run is of")
     policy = load_policy(run_dir.policy)
     num_envs = min(episodes, MOST_EVALUATION_ENVS)
-    where = LaunchConfig(env_id, launch.host, launch.port, count=num_envs, is_local=launch.is_local)
+    where = replace(launch, env_id=env_id, servers=1, count=num_envs, run_dir=None, resume=None)
     with open_place(where, evaluation_envs=0) as place:
         if place.task != policy.task:
             raise ConfigError(f"the policy is of {policy.task}, {env_id} at {place.offers[0].url} is {place.task}")
         num_envs = min(num_envs, place.offers[0].free)
         if num_envs == 0:
             raise ConfigError(f"no environment is free at {place.offers[0].url}")
-        envs = open_envs(place.offers[0].url, env_id, num_envs, owner=None)
+        envs = open_envs(place.offers[0].url, env_id, num_envs, owner=None, trust=launch.trust)
         try:
             seed = int(np.random.SeedSequence([policy.config.seed, _STREAM]).generate_state(1)[0])
             returns = greedy_returns(envs, policy, episodes, seed)

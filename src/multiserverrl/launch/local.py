@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from multiserverrl.launch.bells import wait_for_any
 from multiserverrl.launch.cast import Cast
 from multiserverrl.launch.channels import Channels
 from multiserverrl.launch.control import CounterTable
+from multiserverrl.launch.outages import Outages
 from multiserverrl.launch.progress import Progress
 from multiserverrl.launch.roles import RunPlan, channel_plan
 from multiserverrl.launch.signals import Interrupts
@@ -45,6 +47,7 @@ class Reporter:
         self.progress, self._metrics = progress, metrics
         self._shown, self._written = StatusReader(clock), StatusReader(clock)
         self._show_at_s = self._write_at_s = time.monotonic()
+        self._outages = Outages(progress.say)
 
     def look(self, counters: CounterTable, evaluation: Evaluation | None) -> None:
         """Tell those whose time has come."""
@@ -53,14 +56,28 @@ class Reporter:
             self.progress.show(self._shown.read(counters, evaluation))
             self._show_at_s = now_s + self.progress.every_s
         if now_s >= self._write_at_s:
-            self._metrics.write(self._written.read(counters, evaluation).numbers())
+            self._write(self._written.read(counters, evaluation))
             self._write_at_s = now_s + METRICS_EVERY_S
+        self._look_for_outages(counters)
 
     def last_look(self, counters: CounterTable, evaluation: Evaluation | None) -> Status:
         """The run has ended: one more line in metrics.jsonl; the last status."""
         status = self._written.read(counters, evaluation)
-        self._metrics.write(status.numbers())
+        self._write(status)
+        self._look_for_outages(counters)
         return status
+
+    def _write(self, status: Status) -> None:
+        number = 0
+        try:
+            self._metrics.write(status.numbers())
+        except OSError as error:
+            number = error.errno or errno.EIO
+        self._outages.tell("metrics.jsonl", number)
+
+    def _look_for_outages(self, counters: CounterTable) -> None:
+        self._outages.tell("checkpoints", int(counters.get("checkpoint_errno")))
+        self._outages.tell("policy.safetensors", int(counters.get("policy_errno")))
 
 
 class LocalRun:

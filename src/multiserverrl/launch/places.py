@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import gymnasium
 
+from multiserverrl.client.trust import Trust
 from multiserverrl.errors import ConfigError, UnknownEnvError
 from multiserverrl.launch.config import DEFAULT_COUNT, DEFAULT_ENV_ID, LaunchConfig
 from multiserverrl.launch.seats import MOST_EVALUATION_ENVS, Offer
@@ -45,7 +46,7 @@ def open_place(launch: LaunchConfig, evaluation_envs: int, claims: Mapping[str, 
         with _embedded(launch, evaluation_envs) as place:
             yield place
     else:
-        yield _served(launch.urls, launch.env_id, launch.count, claims or {})
+        yield _served(launch.urls, launch.env_id, launch.count, claims or {}, launch.trust)
 
 
 def _local(launch: LaunchConfig) -> Place:
@@ -66,16 +67,16 @@ def _embedded(launch: LaunchConfig, evaluation_envs: int) -> Iterator[Place]:
     capacity = count + min(evaluation_envs, MOST_EVALUATION_ENVS)
     server = start_server(ServerConfig(env_ids=(env_id,), port=0, count=capacity))
     try:
-        yield dataclasses.replace(_served([server.url], env_id, count, {}), tend=server.poll)
+        yield dataclasses.replace(_served([server.url], env_id, count, {}, launch.trust), tend=server.poll)
     finally:
         server.stop()
 
 
-def _served(urls: list[str], env_id: str | None, count: int | None, claims: Mapping[str, int]) -> Place:
+def _served(urls: list[str], env_id: str | None, count: int | None, claims: Mapping[str, int], trust: Trust) -> Place:
     from multiserverrl.client.api import describe
     from multiserverrl.wire.spaces import restore_space
 
-    servers = {url: describe(url) for url in urls}
+    servers = {url: describe(url, trust=trust) for url in urls}
     chosen = {}
     for url, server in servers.items():
         served = {env.env_id: env for env in server.envs}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
 from typing import Protocol, TextIO
 
 from multiserverrl.launch.status import Status
+from multiserverrl.observe.log import log
 
 __all__ = ["LiveProgress", "PlainProgress", "Progress", "Silence", "progress_for"]
 
@@ -41,16 +44,28 @@ class Silence:
 
 
 class PlainProgress:
-    """Lines, for a pipe or a file."""
+    """Lines, for a pipe or a file; those that a full disk has no room for are lost, and counted."""
 
     every_s = 1.0
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._lost = 0
 
     def say(self, line: str) -> None:
-        """See `Progress`."""
-        print(line, file=self._stream, flush=True)
+        """See `Progress`. BrokenPipeError when nobody reads any more."""
+        missing = f"({self._lost} lines are missing here: the disk was full)\n" if self._lost else ""
+        try:
+            self._stream.write(f"{missing}{line}\n")
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            if not self._lost:
+                log("not_written", level=logging.WARNING, what="progress", why=error.strerror)
+            self._lost += 1
+        else:
+            self._lost = 0
 
     def show(self, status: Status) -> None:
         """See `Progress`."""
@@ -99,7 +114,17 @@ class LiveProgress:
 def progress_for(stream: TextIO | None = None) -> Progress:
     """A table where the stream is a terminal, lines where it is not."""
     stream = stream or sys.stdout
-    return LiveProgress(stream) if stream.isatty() else PlainProgress(stream)
+    return LiveProgress(stream) if stream.isatty() else PlainProgress(_unbuffered(stream))
+
+
+def _unbuffered(stream: TextIO) -> TextIO:
+    """The same file, without a buffer that would hold on to what a full disk has refused."""
+    try:
+        file = io.FileIO(stream.fileno(), "w", closefd=False)
+    except io.UnsupportedOperation:  # it is no file
+        return stream
+    stream.flush()
+    return io.TextIOWrapper(file, encoding=stream.encoding, errors=stream.errors, write_through=True)
 
 
 def rows_of(status: Status) -> list[tuple[str, str]]:

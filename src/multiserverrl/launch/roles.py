@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from multiserverrl.client.trust import SYSTEM_TRUST, Trust
 from multiserverrl.launch.channels import ChannelPlan, ChannelsHandle
 from multiserverrl.launch.seats import Seats
 from multiserverrl.train.config import TrainConfig
@@ -27,6 +28,7 @@ class RunPlan(msgspec.Struct, frozen=True):
     seats: Seats
     run_dir: str
     owner: str  # the key of this run's sessions on the env servers
+    trust: Trust = SYSTEM_TRUST  # of those servers, where TLS is spoken
 
 
 class Brief(msgspec.Struct, frozen=True):

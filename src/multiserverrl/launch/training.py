@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import signal
 import time
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress) -> Outc
         stack.callback(run_dir.close)
         if seats.is_borrowed:
             config = dataclasses.replace(config, eval_every_s=max(config.eval_every_s, BORROW_EVERY_S))
-        plan = RunPlan(place.env_id, config, place.task, seats, str(run_dir.path), owner)
+        plan = RunPlan(place.env_id, config, place.task, seats, str(run_dir.path), owner, launch.trust)
         _introduce(progress, plan)
         return _run(plan, place, caught, progress, run_dir)
 
@@ -81,7 +82,12 @@ def _run(plan: RunPlan, place: Place, caught: Interrupts, progress: Progress, ru
         progress.say(f"interrupted; {go_on}")
         return Outcome(run_dir.path, None, caught.signum or signal.SIGINT)
     result = _result(ending, plan)
-    run_dir.write_result(result)
+    try:
+        run_dir.write_result(result)
+    except OSError as error:
+        progress.say(json.dumps(result))
+        why = f"{run_dir.path / 'result.json'} cannot be written: {error.strerror}; what it should hold is said above"
+        raise RunError(why) from error
     _conclude(progress, result, ending, run_dir.path)
     return Outcome(run_dir.path, result)
 

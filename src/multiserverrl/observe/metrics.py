@@ -4,28 +4,43 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 __all__ = ["MetricsWriter", "Rates", "read_metrics"]
 
 
 class MetricsWriter:
-    """Appends to metrics.jsonl; a line is whole or absent, whoever is killed when."""
+    """Appends to metrics.jsonl; a line is whole or absent, whoever is killed when and however full the disk is."""
 
     def __init__(self, path: Path) -> None:
-        _end_last_line(path)
-        self._file = path.open("ab", buffering=0)
+        self._path = path
+        self._file: BinaryIO | None = None
 
     def write(self, numbers: Mapping[str, float | int | str | None]) -> None:
-        """Append one line; numbers that JSON has no word for (NaN, infinities) become null."""
+        """Append one line; numbers that JSON has no word for (NaN, infinities) become null.
+
+        After an OSError nothing of it is there, and the next one may be tried.
+        """
         finite = {name: _finite(value) for name, value in numbers.items()}
-        self._file.write(json.dumps(finite, allow_nan=False).encode() + b"\n")
+        line = json.dumps(finite, allow_nan=False).encode() + b"\n"
+        if self._file is None:
+            _end_last_line(self._path)
+            self._file = self._path.open("ab", buffering=0)
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError:
+            self._file.truncate(end)
+            raise
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def __enter__(self) -> MetricsWriter:
         return self

@@ -14,51 +14,67 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from multiserverrl.errors import CheckpointError, ConfigError
+from multiserverrl.observe.disk import discard, remove_leftovers, replace_file
+from multiserverrl.observe.log import log
 
-__all__ = ["RunDir", "default_path", "versions", "write_atomically"]
+__all__ = ["RunDir", "default_path", "versions"]
 
+_LOCK = "run.lock"
 _PACKAGES = ("multiserverrl", "gymnasium", "numpy", "torch", "safetensors", "msgspec", "uvicorn", "websockets")
 
 
 class RunDir:
     """A run's directory, made by `create` or `resume` (which lock it) or `open` (which only reads)."""
 
-    def __init__(self, path: Path, lock_fd: int | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock_fd = lock_fd
+        self._lock_fd: int | None = None
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.policy = path / "policy.safetensors"
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> RunDir:
-        """A new run; ConfigError when the directory holds anything already."""
+        """A new run; ConfigError when the directory holds anything already, or cannot be written to."""
         if (path / "config.json").exists():
             raise ConfigError(f"--run-dir {path} holds a run already: go on by --resume {path}, or name another")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"--run-dir {path} exists and is not an empty directory; name another")
+        run = cls(path)
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            run._lock_fd = _lock(path)
+            run._write_config(config)
         except OSError as error:
-            raise ConfigError(f"--run-dir {path} cannot be made: {error.strerror}") from error
-        run = cls(path, _lock(path))
-        run._write_config(config)
+            run.close()
+            for made in (path / "checkpoints", path / _LOCK):  # nothing else is in it: it may be named again
+                discard(made)
+            raise ConfigError(f"--run-dir {path} cannot be written to: {error.strerror}") from error
         return run
 
     @classmethod
     def resume(cls, path: Path) -> RunDir:
-        """An earlier run to go on with; ConfigError when it isn't one or still runs."""
+        """An earlier run to go on with; ConfigError when it isn't one or still runs.
+
+        What a kill left unfinished in it is cleared away.
+        """
         run = cls.open(path, "--resume")
         run.config()
-        return cls(path, _lock(path))
+        try:
+            run._lock_fd = _lock(path)
+        except OSError as error:
+            raise ConfigError(f"--resume {path} cannot be written to: {error.strerror}") from error
+        if leftovers := [*remove_leftovers(path), *remove_leftovers(run.checkpoints)]:
+            log("leftovers_removed", level=logging.WARNING, run_dir=path, names=",".join(leftovers))
+        return run
 
     @classmethod
     def open(cls, path: Path, named_by: str = "RUN_DIR") -> RunDir:
@@ -77,16 +93,19 @@ class RunDir:
         return _read_json(path) if path.exists() else None
 
     def write_result(self, result: dict[str, Any]) -> None:
-        """Write result.json: the run has ended."""
-        write_atomically(self.path / "result.json", _json(result))
+        """Write result.json: the run has ended. OSError when that cannot be written."""
+        replace_file(self.path / "result.json", [_json(result)])
 
     def begin_again(self, config: dict[str, Any]) -> None:
-        """A resumed run has not ended, and may have other settings."""
-        (self.path / "result.json").unlink(missing_ok=True)
-        self._write_config(config)
+        """A resumed run has not ended, and may have other settings. ConfigError when they cannot be written."""
+        try:
+            self._write_config(config)
+            (self.path / "result.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--resume {self.path} cannot be written to: {error.strerror}") from error
 
     def _write_config(self, config: dict[str, Any]) -> None:
-        write_atomically(self.path / "config.json", _json({"versions": versions(), **config}))
+        replace_file(self.path / "config.json", [_json({"versions": versions(), **config})])
 
     def close(self) -> None:
         """Give the lock up."""
@@ -113,30 +132,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is the old one or the whole new one, also after a power cut."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    if sys.platform == "win32":  # directories cannot be synced there
-        return
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _json(content: dict[str, Any]) -> bytes:
     return json.dumps(content, indent=2).encode() + b"\n"
 
@@ -157,7 +152,7 @@ def _lock(path: Path) -> int | None:
         import fcntl
     except ImportError:  # not on Windows
         return None
-    fd = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -25,6 +25,7 @@ from multiserverrl.errors import MisuseError, MultiServerRLError, ServerFull, Wi
 from multiserverrl.server import jsonrequests, openapi
 from multiserverrl.server.auth import Door
 from multiserverrl.server.limits import TooLarge
+from multiserverrl.server.openapischemas import FRAME_TYPE
 from multiserverrl.server.requests import Requests
 from multiserverrl.server.sessions import LiveSession, Sessions
 from multiserverrl.server.stream import Stream, address_of
@@ -32,11 +33,10 @@ from multiserverrl.wire import frames
 from multiserverrl.wire.jsonvalues import to_json
 from multiserverrl.wire.messages import PROTOCOL_VERSION, Close, Open, Refused, Rendered
 from multiserverrl.wire.messages import Request as WireRequest
-from multiserverrl.wire.trees import unpack_tree
+from multiserverrl.wire.trees import unpack_rows
 
 __all__ = ["FRAME_TYPE", "STREAM_PATH", "make_app"]
 
-FRAME_TYPE = "application/vnd.multiserverrl.frame"
 STREAM_PATH = "/v1/stream"
 SECRET_HEADER = "session-secret"
 _MOST_OPENING_BYTES = 1 << 20  # of a body that comes without a session's secret
@@ -50,23 +50,14 @@ def make_app(sessions: Sessions, door: Door) -> App:
     requests = Requests(sessions)
     routes = _Routes(sessions, requests)
     http = Starlette(
-        routes=[
-            Route("/", routes.index),
-            Route("/health", routes.health),
-            Route("/docs", routes.docs),
-            Route("/openapi.json", routes.openapi),
-            Route("/v1/envs", routes.envs),
-            Route("/v1/sessions", routes.open, methods=["POST"]),
-            Route("/v1/sessions/{session}", routes.close, methods=["DELETE"]),
-            Route("/v1/sessions/{session}/{operation}", routes.operate, methods=["POST"]),
-        ],
+        routes=routes.all(),
         exception_handlers={MultiServerRLError: _refusal, HTTPException: _no_such_request, Exception: _crash},
     )
     stream = Stream(sessions, requests)
 
     async def app(scope: Scope, receive: Any, send: Any) -> None:
         try:
-            door.check(scope["headers"])
+            door.check(scope)
         except MultiServerRLError as error:
             await _refuse_at_the_door(scope, receive, send, error)
             return
@@ -98,6 +89,8 @@ async def _refuse_at_the_door(scope: Scope, receive: Any, send: Any, error: Mult
 def _error_response(error: MultiServerRLError, **more: Any) -> JSONResponse:
     body = {"error": error.code, "message": error.headline, **more}
     headers = {"Retry-After": _retry_after(error)} if error.http_status == 503 else None
+    if error.http_status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
     return JSONResponse(body, error.http_status, headers)
 
 
@@ -128,6 +121,19 @@ class _Routes:
     def __init__(self, sessions: Sessions, requests: Requests) -> None:
         self._sessions, self._requests = sessions, requests
 
+    def all(self) -> list[Route]:
+        """Everything that answers to plain HTTP; the door stands before all of it."""
+        return [
+            Route("/", self.index),
+            Route("/health", self.health),
+            Route("/docs", self.docs),
+            Route("/openapi.json", self.openapi),
+            Route("/v1/envs", self.envs),
+            Route("/v1/sessions", self.open, methods=["POST"]),
+            Route("/v1/sessions/{session}", self.close, methods=["DELETE"]),
+            Route("/v1/sessions/{session}/{operation}", self.operate, methods=["POST"]),
+        ]
+
     async def index(self, request: Request) -> Response:
         return JSONResponse(
             {"name": "multiserverrl", "version": __version__, "docs": "/docs", "openapi": "/openapi.json"}
@@ -142,7 +148,7 @@ class _Routes:
         )
 
     async def docs(self, request: Request) -> Response:
-        return HTMLResponse(openapi.page())
+        return HTMLResponse(openapi.page(), headers={"Content-Security-Policy": openapi.PAGE_POLICY})
 
     async def openapi(self, request: Request) -> Response:
         return JSONResponse(openapi.document())
@@ -217,10 +223,10 @@ class _Routes:
 
 def _rendered(answer: Rendered, env: str) -> Response:
     """An image as PNG, text as text, anything else as JSON."""
-    shown = {row: frame for part in answer.frames for row, frame in unpack_tree(part).items()}
-    if not env.isdecimal() or int(env) not in shown:
+    shown = {str(row): frame for row, frame in unpack_rows(answer.frames).items()}
+    if env not in shown:
         raise MisuseError(f"?env= must name one of the envs 0 to {len(shown) - 1}, not {env[:20]!r}")
-    frame = shown[int(env)]
+    frame = shown[env]
     if isinstance(frame, list) and frame and isinstance(frame[-1], np.ndarray):
         frame = frame[-1]
     if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim in (2, 3):

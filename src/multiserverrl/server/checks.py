@@ -26,6 +26,8 @@ def check_reset(request: Reset, num_envs: int, was_reset: bool) -> None:
     """MisuseError for seeds, a mask or options that are not this lane's."""
     if request.seeds is not None and len(request.seeds) != num_envs:
         raise MisuseError(f"{num_envs} seeds were expected, one an env, not {len(request.seeds)}")
+    if request.seeds is not None and any(seed is not None and seed < 0 for seed in request.seeds):
+        raise MisuseError("a seed is a whole number of at least 0")
     if request.mask is not None and len(request.mask) != num_envs:
         raise MisuseError(f"the mask must have {num_envs} bytes, one an env, not {len(request.mask)}")
     if request.mask is not None and not all(request.mask) and not was_reset:

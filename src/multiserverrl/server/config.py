@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from dataclasses import dataclass, field
 from typing import Any
 
 from multiserverrl.errors import ConfigError
+from multiserverrl.server.hosts import checked_hosts, checked_origins
 from multiserverrl.settings import flag_name, setting, settings_of
 
-__all__ = ["ServerConfig", "WrapperConfig", "is_loopback"]
+__all__ = ["ServerConfig", "WrapperConfig"]
 
 _COUNTS = ("count", "servers", "workers")
 _LEAST_HEAD_BYTES = 1024  # our own clients' heads have a few hundred
@@ -47,8 +47,13 @@ class ServerConfig:
     vector: bool = setting(
         False, "serve native vector envs: the ids' vector_entry_point, or what makes one from num_envs"
     )
-    token_file: str | None = setting(None, "file that holds the token clients must show (or set MULTISERVERRL_TOKEN)")
-    allow_host: str = setting("", "further Host names that requests may bear, separated by commas")
+    token_file: str | None = setting(
+        None, "file that holds the token clients must show (or set MULTISERVERRL_TOKEN); made where it does not exist"
+    )
+    certfile: str | None = setting(None, "serve https with the certificates in this PEM file, the server's own first")
+    keyfile: str | None = setting(None, "PEM file of the certificate's private key (default: it is in --certfile)")
+    allow_host: str = setting("", "further Host names that requests may bear, separated by commas; *: any")
+    allow_origin: str = setting("", "further origins whose pages may use this server, separated by commas")
     allow_arg: str = setting("", "constructor arguments that clients may set, separated by commas")
     allow_attr: str = setting("", "attributes that clients may get, set or call, separated by commas")
     time_to_live_s: float = setting(120.0, "how long a session outlives its connection", unit="seconds")
@@ -94,6 +99,10 @@ class ServerConfig:
             raise ConfigError(f"--awake-us must be at least 0, not {self.awake_us}")
         if not 0 <= self.port <= 65535 or self.port + self.servers - 1 > 65535:
             raise ConfigError(f"--port must be between 0 and {65536 - self.servers}, not {self.port}")
+        if self.keyfile is not None and self.certfile is None:
+            raise ConfigError("--keyfile is the key of a certificate: give that by --certfile")
+        checked_hosts(self.names("allow_host"))
+        checked_origins(self.names("allow_origin"))
         if not self.env_ids:
             raise ConfigError("name at least one environment to serve, for example CartPole-v1")
         if len(set(self.env_ids)) != len(self.env_ids):
@@ -104,17 +113,12 @@ class ServerConfig:
         """Env worker processes of one server."""
         return min(self.workers or os.cpu_count() or 1, self.count)
 
+    @property
+    def scheme(self) -> str:
+        """What its addresses begin with."""
+        return "http" if self.certfile is None else "https"
+
     def names(self, setting_name: str) -> frozenset[str]:
         """The names in a comma-separated setting."""
         text: str = getattr(self, setting_name)
         return frozenset(name.strip() for name in text.split(",") if name.strip())
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

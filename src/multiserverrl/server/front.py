@@ -1,6 +1,6 @@
 """The front: the process that speaks HTTP and WebSocket, keeps the sessions, and owns the env workers.
 
-It runs no env code. SIGTERM drains it: no new sessions, requests in flight are answered, then it ends.
+It runs no env code. SIGTERM drains it, see `draining`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from multiserverrl.errors import MultiServerRLError
 from multiserverrl.observe.log import log, log_to_stderr
 from multiserverrl.server.accepting import Accepting
 from multiserverrl.server.app import make_app
-from multiserverrl.server.auth import Door
+from multiserverrl.server.auth import SECURITY_HEADERS, Door
 from multiserverrl.server.commands import WorkerConfig
 from multiserverrl.server.config import ServerConfig
+from multiserverrl.server.draining import Drain
 from multiserverrl.server.httplimits import LimitedHttp
 from multiserverrl.server.pool import StartWorker, WorkerPool, worker_processes
 from multiserverrl.server.sessions import Sessions
@@ -88,7 +89,7 @@ async def serve_front(
             tell(Ready(error.code, error.headline))
             return
         server = _Server(_uvicorn_config(front, sessions), config)
-        on_stop(_stopper(server, sessions, config.drain_s))
+        on_stop(Drain(server, sessions, config.drain_s).stop)
         tell(Ready())
         looking = asyncio.create_task(_cut_silent(server, config.silence_s))
         await server.serve(sockets=[listener])
@@ -130,6 +131,9 @@ def _uvicorn_config(front: FrontConfig, sessions: Sessions) -> uvicorn.Config:
         ws_ping_interval=None,  # a client may pause for as long as it likes; TCP keepalive finds dead peers
         ws_per_message_deflate=False,
         lifespan="off",
+        headers=SECURITY_HEADERS,
+        ssl_certfile=front.server.certfile,
+        ssl_keyfile=front.server.keyfile,
         log_config=None,
         log_level="error",  # a bad request is no news
         access_log=False,
@@ -137,7 +141,7 @@ def _uvicorn_config(front: FrontConfig, sessions: Sessions) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         timeout_keep_alive=front.server.keep_alive_s,  # type: ignore[arg-type]  # seconds, as call_later takes them
-        timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=1,
     )
 
 
@@ -175,25 +179,3 @@ async def _cut_silent(server: uvicorn.Server, silence_s: float) -> None:
 def _call_on_signal(stop: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-
-
-def _stopper(server: uvicorn.Server, sessions: Sessions, drain_s: float) -> Callable[[], None]:
-    loop = asyncio.get_running_loop()
-    draining: list[asyncio.Task[None]] = []
-
-    async def drain() -> None:
-        deadline = loop.time() + drain_s
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(sessions.recall_all(), drain_s)
-        while sessions.is_busy() and loop.time() < deadline:
-            await asyncio.sleep(0.01)
-        log("front_stopping", sessions=len(sessions.live))
-        server.should_exit = True
-
-    def stop() -> None:
-        if draining:  # a second one: at once
-            server.should_exit = server.force_exit = True
-        else:
-            draining.append(loop.create_task(drain()))
-
-    return stop

@@ -104,6 +104,8 @@ class LimitedHttp(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if not self.url.startswith(b"/"):  # a proxy's: its host would count, and not the Host that the door looks at
+            raise WireError("the target of a request begins with /")
         told = [value for name, value in self.headers if name == b"content-length"]
         self._meter.head_ended(int(told[0]) if told else None, len(self.pipeline))
         super().on_headers_complete()

@@ -12,6 +12,7 @@ import msgspec
 from multiserverrl.errors import ActionError, MisuseError
 from multiserverrl.server.lane import Lane
 from multiserverrl.wire.arrays import BatchLayout
+from multiserverrl.wire.brief import brief
 from multiserverrl.wire.jsonvalues import from_json, to_json
 from multiserverrl.wire.messages import (
     PROTOCOL_VERSION,
@@ -25,7 +26,7 @@ from multiserverrl.wire.messages import (
     Step,
     Stepped,
 )
-from multiserverrl.wire.trees import pack_tree, unpack_tree
+from multiserverrl.wire.trees import pack_tree, unpack_rows
 
 __all__ = ["OPERATIONS", "OpenBody", "answer_json", "open_of", "request_of"]
 
@@ -142,9 +143,8 @@ def _step(body: StepBody, lane: Lane) -> tuple[Step, bytes]:
         raise MisuseError("a step needs action (a session of one env) or actions (a list, one an env)")
     actions = [body.action] if body.actions is msgspec.UNSET else body.actions
     if not isinstance(actions, list) or len(actions) != lane.num_envs:
-        raise ActionError(f"actions must be a list of {lane.num_envs}, one an env")
-    space, is_single = lane.codec.space, lane.num_envs == 1
-    values = [from_json(space, action, "action" if is_single else f"action[{i}]") for i, action in enumerate(actions)]
+        raise ActionError(f"actions must be a list of {lane.num_envs}, one an env, not {brief(actions)}")
+    values = [_action(lane, row, action) for row, action in enumerate(actions)]
     if lane.codec.layout is None:
         return Step(body.lane, body.seq, pack_tree(values)), b""
     packed = bytearray(lane.codec.size_bytes)
@@ -152,6 +152,13 @@ def _step(body: StepBody, lane: Lane) -> tuple[Step, bytes]:
     for row, value in enumerate(values):
         write(row, value)
     return Step(body.lane, body.seq), bytes(packed)
+
+
+def _action(lane: Lane, row: int, action: Any) -> Any:
+    try:
+        return from_json(lane.codec.space, action)
+    except ActionError as error:
+        raise ActionError(f"env {row}: {error}" if lane.num_envs > 1 else str(error)) from error
 
 
 def _call(body: CallBody) -> Call:
@@ -171,7 +178,7 @@ def answer_json(answer: Answer, body: memoryview, lane: Lane, is_single: bool) -
         observations = [lane.layout.row(body, row) for row in range(lane.num_envs)]
     else:
         observations = _rows(answer.observations, lane.num_envs)
-    whole = {row: info for part in answer.infos for row, info in unpack_tree(part).items()}.get(WHOLE_LANE)
+    whole = unpack_rows(answer.infos).get(WHOLE_LANE)
     infos = [info or {} for info in _rows(answer.infos, lane.num_envs)]
     for final in answer.finals:
         layout = BatchLayout(lane.layout.space, len(final.rows))
@@ -191,5 +198,5 @@ def answer_json(answer: Answer, body: memoryview, lane: Lane, is_single: bool) -
 
 
 def _rows(parts: list[bytes], num_envs: int) -> list[Any]:
-    found = {row: value for part in parts for row, value in unpack_tree(part).items()}
+    found = unpack_rows(parts)
     return [found.get(row) for row in range(num_envs)]

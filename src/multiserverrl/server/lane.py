@@ -52,7 +52,7 @@ from multiserverrl.wire.messages import (
     Stepped,
 )
 from multiserverrl.wire.spaces import restore_space
-from multiserverrl.wire.trees import pack_tree, unpack_tree
+from multiserverrl.wire.trees import pack_tree, unpack_rows, unpack_tree
 
 __all__ = ["Lane", "LaneConfig"]
 
@@ -342,7 +342,7 @@ class Lane:
         return {row: self.layout.row(bytearray(self._last_body), row) for row in shard.rows}
 
     def _loose_rows(self) -> dict[int, Any]:
-        return _rows_of(self._loose)
+        return unpack_rows(self._loose)
 
     def _restore_rows(self, shard: _Shard, last: dict[int, Any]) -> None:
         """The worker may have died while it wrote."""
@@ -367,7 +367,7 @@ class Lane:
                 loose.append(reply.values)
         body = self._remember()
         if not self.layout.is_fixed and isinstance(request, Reset) and request.mask is not None:
-            loose = [pack_tree({**self._loose_rows(), **_rows_of(loose)})]  # those not reset keep theirs
+            loose = [pack_tree({**self._loose_rows(), **unpack_rows(loose)})]  # those not reset keep theirs
         self._loose = loose
         return self._stepped(request, infos, loose, finals, body)
 
@@ -385,10 +385,6 @@ class Lane:
 
     def _refused(self, request: Step | Reset | Render | Call, failed: Failed) -> bytes:
         return frames.encode(Refused(self.index, request.seq, failed.code, failed.message, failed.traceback, True))
-
-
-def _rows_of(parts: list[bytes]) -> dict[int, Any]:
-    return {row: value for part in parts for row, value in unpack_tree(part).items()}
 
 
 async def _all(waiting: list[Any]) -> list[Any]:

@@ -2,76 +2,87 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 from functools import cache
 from typing import Any
 
-import msgspec
-
 from multiserverrl import __version__
-from multiserverrl.server.jsonrequests import OPERATIONS, OpenBody
+from multiserverrl.server.openapischemas import FRAME_TYPE, refusals, schemas
 
-__all__ = ["document", "page"]
+__all__ = ["PAGE_POLICY", "document", "page"]
 
-_SECRET = {
-    "name": "Session-Secret",
-    "in": "header",
-    "required": True,
-    "schema": {"type": "string"},
-    "description": "the secret that opening the session gave",
-}
 _SESSION = {"name": "session", "in": "path", "required": True, "schema": {"type": "string"}}
-_ENV = {"name": "env", "in": "query", "schema": {"type": "integer", "default": 0}, "description": "which env's frame"}
+_ENV = {
+    "name": "env", "in": "query", "schema": {"type": "integer", "default": 0, "minimum": 0},
+    "description": "which env's frame",
+}  # fmt: skip
+_TOKEN: list[dict[str, list[str]]] = [{"token": []}, {}]  # where the server was given one
+_SECRET: list[dict[str, list[str]]] = [{"token": [], "secret": []}, {"secret": []}]
 
 _STEP_ANSWER = (
     "seq, lane, obs, reward, terminated, truncated, info; lists with one item an env where the session has several. "
     "Non-finite numbers are the strings NaN, Infinity, -Infinity; integers beyond 2^53 are strings."
 )
-
 _SUMMARIES = {
-    "reset": ("Reset the envs", _STEP_ANSWER),
-    "step": ("Step every env once; repeating a seq gives the same answer and does not step", _STEP_ANSWER),
-    "render": ("Fetch a frame: PNG for images, text for ansi", "image/png, text/plain or JSON"),
-    "call": ("Get, set or call an attribute that the operator allows (--allow-attr)", "seq, lane, values"),
+    "reset": ("Reset the envs", _STEP_ANSWER, "Stepped"),
+    "step": ("Step every env once; repeating a seq gives the same answer and does not step", _STEP_ANSWER, "Stepped"),
+    "render": ("Fetch a frame: PNG for images, text for ansi", "image/png, text/plain or JSON", "Rendered"),
+    "call": ("Get, set or call an attribute that the operator allows (--allow-attr)", "seq, lane, values", "Called"),
 }
 
 
 @cache
 def document() -> dict[str, Any]:
     """The OpenAPI document."""
-    _, schemas = msgspec.json.schema_components(
-        [OpenBody, *OPERATIONS.values()], ref_template="#/components/schemas/{name}"
-    )
     paths: dict[str, Any] = {
-        "/health": {"get": _operation("Whether the server and its env workers are up", "status, workers, workers_up")},
-        "/v1/envs": {
-            "get": _operation("What is served, and how much of it is free", "capacity, free, envs with their spaces")
+        "/": {"get": _operation("Where to read on", "name, version, docs, openapi", "Index")},
+        "/docs": {"get": _operation("This description for people", "a page", "", content={"text/html": {}})},
+        "/openapi.json": {"get": _operation("This description", "an OpenAPI document", "Document")},
+        "/health": {
+            "get": _operation("Whether the server and its env workers are up", "status, workers, workers_up", "Health")
         },
+        "/v1/envs": {
+            "get": _operation(
+                "What is served, and how much of it is free", "capacity, free, envs with their spaces", "Served"
+            )
+        },
+        "/v1/stream": {"get": _stream()},
         "/v1/sessions": {
             "post": _operation(
                 "Open a session: a hold on one or several envs",
-                "session, secret, lanes, env, time_to_live_s",
-                body="OpenBody",
-                status="201",
+                "session, secret, lanes, env, time_to_live_s", "Opened", body="OpenBody", status="201",
             )
         },
         "/v1/sessions/{session}": {
-            "delete": _operation("Close the session and free its envs", "closed", parameters=[_SESSION, _SECRET])
+            "delete": _operation(
+                "Close the session and free its envs", "closed", "Closed", parameters=[_SESSION], security=_SECRET
+            )
         },
-    }
-    for name, kind in OPERATIONS.items():
-        summary, answer = _SUMMARIES[name]
-        parameters = [_SESSION, _SECRET, *([_ENV] if name == "render" else [])]
+    }  # fmt: skip
+    for name, (summary, answer, schema) in _SUMMARIES.items():
         paths[f"/v1/sessions/{{session}}/{name}"] = {
-            "post": _operation(summary, answer, body=kind.__name__, parameters=parameters)
-        }
+            "post": _operation(
+                summary, answer, schema, body=f"{name.capitalize()}Body", security=_SECRET,
+                parameters=[_SESSION, *([_ENV] if name == "render" else [])],
+            )
+        }  # fmt: skip
     return {
         "openapi": "3.1.0",
         "info": {"title": "multiserverrl env server", "version": __version__, "description": _DESCRIPTION},
         "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+        "components": {"schemas": schemas(), "securitySchemes": _SCHEMES},
     }
 
+
+_SCHEMES = {
+    "token": {"type": "http", "scheme": "bearer", "description": "the server's token, where it was given one"},
+    "secret": {
+        "type": "apiKey", "in": "header", "name": "Session-Secret",
+        "description": "the secret that opening the session gave",
+    },
+}  # fmt: skip
 
 _DESCRIPTION = (
     "Gymnasium environments over HTTP. Open a session, then reset and step it; each request on a session bears seq, "
@@ -81,23 +92,44 @@ _DESCRIPTION = (
 
 
 def _operation(
-    summary: str, answer: str, *, body: str = "", status: str = "200", parameters: list[Any] | None = None
+    summary: str,
+    answer: str,
+    schema: str,
+    *,
+    body: str = "",
+    status: str = "200",
+    parameters: list[Any] | None = None,
+    security: list[dict[str, list[str]]] = _TOKEN,
+    content: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
+    told = content or {"application/json": {"schema": _reference(schema)}}
+    if schema == "Rendered":
+        told = {**told, "image/png": _BINARY, "text/plain": {"schema": {"type": "string"}}}
+    if body:
+        told = {**told, FRAME_TYPE: _BINARY}
     operation: dict[str, Any] = {
         "summary": summary,
-        "responses": {
-            status: {"description": answer},
-            "default": {
-                "description": "refused: JSON with error (a code) and message (what was wrong, what to do); where a "
-                "request bore a seq also is_final (true: the seq is used up) and the env's traceback"
-            },
-        },
+        "security": security,
+        "responses": {status: {"description": answer, "content": told}, **refusals()},
     }
     if parameters:
         operation["parameters"] = parameters
     if body:
-        schema = {"$ref": f"#/components/schemas/{body}"}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        given = {"application/json": {"schema": _reference(body)}, FRAME_TYPE: _BINARY}
+        operation["requestBody"] = {"required": body != "OpenBody", "content": given}
+    return operation
+
+
+def _reference(schema: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+def _stream() -> dict[str, Any]:
+    operation = _operation("The WebSocket of binary messages, docs/protocol.md", "", "Index")
+    operation["responses"] = {"101": {"description": "a WebSocket from here on"}, **refusals()}
     return operation
 
 
@@ -115,7 +147,7 @@ def page() -> str:
             cells = (f"{method.upper()} {path}", operation["summary"], fields, answer)
             rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
     table = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return _PAGE.format(description=html.escape(_DESCRIPTION), table=table, example=html.escape(_EXAMPLE))
+    return _PAGE.format(style=_STYLE, description=html.escape(_DESCRIPTION), table=table, example=html.escape(_EXAMPLE))
 
 
 _EXAMPLE = """\
@@ -127,11 +159,19 @@ curl -s $S/step -H "$K" -d '{"seq": 2, "action": 1}'
 curl -s $S/render -H "$K" -d '{"seq": 3}' > frame.png
 curl -s -X DELETE $S -H "$K\""""
 
+_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
+td,th{text-align:left;vertical-align:top;padding:.4rem .8rem .4rem 0;border-bottom:1px solid #ccc}
+td:first-child{font-family:monospace;white-space:nowrap}pre{background:#f4f4f4;padding:1rem;overflow:auto}"""
+
+_STYLE_DIGEST = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+PAGE_POLICY = (  # the page may do nothing but be shown, in its own style, in no other page
+    f"default-src 'none'; style-src 'sha256-{_STYLE_DIGEST}'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>multiserverrl env server</title>
-<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}}
-td,th{{text-align:left;vertical-align:top;padding:.4rem .8rem .4rem 0;border-bottom:1px solid #ccc}}
-td:first-child{{font-family:monospace;white-space:nowrap}}pre{{background:#f4f4f4;padding:1rem;overflow:auto}}</style></head>
+<style>{style}</style></head>
 <body><h1>multiserverrl env server</h1><p>{description}</p>
 <pre>{example}</pre>
 <table><tr><th>request</th><th>what it does</th><th>body</th><th>answer</th></tr>

@@ -366,3 +366,4 @@ class WorkerPool:
                 await asyncio.sleep(0.01)
             with contextlib.suppress(ProcessLookupError):
                 worker.child.kill()
+            worker.is_up.set()  # who waits for its next start hears that it is not running

@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from multiserverrl.errors import EnvFault, MisuseError, MultiServerRLError, NotAllowedError, WireError
+from multiserverrl.errors import EnvFault, MisuseError, MultiServerRLError, NotAllowedError, SessionLost, WireError
 from multiserverrl.observe.log import log
 from multiserverrl.server.commands import Reply
 from multiserverrl.server.lane import Lane
 from multiserverrl.server.pool import WorkerDied
-from multiserverrl.server.sessions import LiveSession, Sessions
+from multiserverrl.server.sessions import ENDED, LiveSession, Sessions
 from multiserverrl.wire import frames
 from multiserverrl.wire.messages import Call, Close, Closed, Open, Refused, Render, Reset, Resume, Step
 from multiserverrl.wire.session import ServerLane, Verdict, digest_of
@@ -67,6 +67,7 @@ class Requests:
         reply: Callable[[bytes], None],
     ) -> None:
         try:
+            self._sessions.check_begin()
             lane.check(request, body)
         except Exception as error:
             reply(self._withdrawn(session, state, request, _refusal_of(error)))
@@ -152,6 +153,8 @@ class Requests:
         except EnvFault as fault:
             return _final(request, fault.code, fault.args[0], fault.remote_traceback)
         except Exception as error:
+            if self._sessions.is_over:
+                return _final(request, SessionLost.code, ENDED, "")
             log("request_failed", session=session.state.id, error=repr(error))
             code = EnvFault.code
             if isinstance(error, MultiServerRLError) and not isinstance(error, WorkerDied):
@@ -180,6 +183,7 @@ class Requests:
         """The door: what the request may not do is refused before anything is touched."""
         if isinstance(request, Close):
             return None
+        self._sessions.check_begin()
         if isinstance(request, Call) and request.name.partition(".")[0] not in self._allowed:
             raise NotAllowedError(f"the operator does not let clients touch {request.name!r} (serve … --allow-attr)")
         return session.lanes[request.lane].check(request, body)

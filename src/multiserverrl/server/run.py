@@ -7,6 +7,7 @@ the same port: clients that connect meanwhile wait in the backlog.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 import signal
@@ -20,15 +21,20 @@ import msgspec
 from multiserverrl.errors import ConfigError, PeerError, error_for
 from multiserverrl.observe.log import log, log_to_stderr
 from multiserverrl.processes import Child, cause_of_exit, start_child
-from multiserverrl.server.auth import TOKEN_VARIABLE, read_token
+from multiserverrl.server.announcing import announce
+from multiserverrl.server.certificates import certificate_fingerprint
 from multiserverrl.server.config import ServerConfig
+from multiserverrl.server.credentials import Token, find_token
 from multiserverrl.server.front import FrontConfig, Ready
+from multiserverrl.server.hosts import is_loopback
+from multiserverrl.wire.tokens import TOKEN_VARIABLE
 
 __all__ = ["RunningServer", "listen", "serve", "start_server"]
 
 _BACK_OFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STABLE_AFTER_S = 60.0
 _KEEPALIVE_PROBES = 4
+_END_S, _NO_GRACE_S = 4.0, 1.0  # what a front takes to end behind --drain-s; and what it gets when that was in vain
 
 
 @dataclass
@@ -41,11 +47,17 @@ class _Front:
     restarts: int = 0
 
 
+class Interrupted(Exception):
+    """A signal came before the server was ready."""
+
+
 class RunningServer:
     """The fronts of one `serve`, owned by the calling process. Call `poll` often, and `stop` at the end."""
 
-    def __init__(self, config: ServerConfig, token: str | None, listeners: list[socket.socket]) -> None:
-        self._token = token
+    def __init__(
+        self, config: ServerConfig, token: Token | None, fingerprint: str | None, listeners: list[socket.socket]
+    ) -> None:
+        self.token, self.fingerprint = token, fingerprint  # of the certificate, where there is one
         self._stopping = False
         self._fronts = []
         for listener in listeners:
@@ -53,19 +65,20 @@ class RunningServer:
             self._fronts.append(self._start(replace(config, port=port), listener))
         host = listeners[0].getsockname()[0]
         shown = f"[{host}]" if ":" in host else host
-        self.urls = [f"http://{shown}:{front.config.port}" for front in self._fronts]
+        self.urls = [f"{config.scheme}://{shown}:{front.config.port}" for front in self._fronts]
+        self.ports = [front.config.port for front in self._fronts]
 
     @property
     def url(self) -> str:
         """The first server's address."""
         return self.urls[0]
 
-    def wait_ready(self, timeout_s: float) -> None:
-        """Block until every front serves; the error of one that cannot."""
+    def wait_ready(self, timeout_s: float, wake: int | None = None) -> None:
+        """Block until every front serves; the error of one that cannot. Interrupted when `wake` becomes readable."""
         deadline = time.monotonic() + timeout_s
         for front in self._fronts:
             assert front.ready_fd is not None
-            told = _read_line(front.ready_fd, deadline)
+            told = _read_line(front.ready_fd, deadline, wake)
             os.close(front.ready_fd)
             front.ready_fd = None
             if not told:
@@ -117,25 +130,39 @@ class RunningServer:
     def _start(self, config: ServerConfig, listener: socket.socket) -> _Front:
         ready, tell = os.pipe()
         try:
-            content = msgspec.msgpack.encode(FrontConfig(config, self._token))
+            content = msgspec.msgpack.encode(FrontConfig(config, self.token.text if self.token else None))
             child = start_child(
                 "multiserverrl.server.front:run_front", content,
                 name=f"front on port {config.port}", fds=[listener.fileno(), tell],
+                without=[TOKEN_VARIABLE],  # it has it from us; env workers inherit what it has
             )  # fmt: skip
         finally:
             os.close(tell)
         return _Front(config, listener, child, ready, time.monotonic())
 
 
-def start_server(config: ServerConfig) -> RunningServer:
+def start_server(config: ServerConfig, wake: int | None = None) -> RunningServer:
     """Start the servers as children of this process (from its main thread); returns when they serve.
 
     ConfigError for a port in use or a token that is needed; UnknownEnvError for an env that is not there.
+    Interrupted, with nothing left behind, as soon as the descriptor `wake` becomes readable.
     """
-    token = read_token(config)
-    server = RunningServer(config, token, listen(config))
+    return _started(config, wake, shows_token=False)
+
+
+def _started(config: ServerConfig, wake: int | None, *, shows_token: bool) -> RunningServer:
+    fingerprint = certificate_fingerprint(config)
+    listeners = listen(config)
     try:
-        server.wait_ready(config.start_deadline_s)
+        token = find_token(config, is_shown=shows_token)
+        _check_reach(config, token, fingerprint, listeners)
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    server = RunningServer(config, token, fingerprint, listeners)
+    try:
+        server.wait_ready(config.start_deadline_s, wake)
     except BaseException:
         server.stop(2.0)
         raise
@@ -146,24 +173,48 @@ def serve(config: ServerConfig) -> int:
     """The `serve` command: start, say so, watch, and stop on SIGTERM or Ctrl-C. Returns the exit code."""
     log_to_stderr()
     wake, signals = _catch_signals()
-    server = start_server(config)
     try:
-        _announce(config, server)
+        server = _started(config, wake, shows_token=sys.stdout.isatty())
+    except Interrupted:
+        log("stopping", signal=signal.Signals(signals[0]).name)
+        return 0
+    grace_s = _NO_GRACE_S
+    try:
+        announce(config, server.ports, server.token, server.fingerprint)
         while not signals:
             if select.select([wake], [], [], 0.2)[0]:
                 os.read(wake, 4096)
             server.poll()
         log("stopping", signal=signal.Signals(signals[0]).name)
         _stop_with_patience(server, signals, config.drain_s)
+    except BaseException:
+        grace_s = config.drain_s + _END_S
+        raise
     finally:
-        server.stop()
+        server.stop(grace_s)
     return 0
+
+
+def _check_reach(
+    config: ServerConfig, token: Token | None, fingerprint: str | None, listeners: list[socket.socket]
+) -> None:
+    """By the addresses that are bound, whatever the host's name promised."""
+    address = listeners[0].getsockname()[0]
+    if is_loopback(address):
+        return
+    if token is None:
+        raise ConfigError(
+            f"--host {config.host} is {address} here, which can be reached from other machines: set {TOKEN_VARIABLE} "
+            "or give --token-file, or listen on 127.0.0.1"
+        )
+    if fingerprint is None:
+        log("not_encrypted", level=logging.WARNING, host=config.host, do="give --certfile and --keyfile")
 
 
 def _stop_with_patience(server: RunningServer, signals: list[int], drain_s: float) -> None:
     """A second signal does not wait for steps in flight."""
     server.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + drain_s + 4.0
+    deadline = time.monotonic() + drain_s + _END_S
     while time.monotonic() < deadline and any(front.child.exitcode() is None for front in server._fronts):
         if len(signals) > 1:
             server.send_signal(signal.SIGTERM)
@@ -231,33 +282,18 @@ def _keepalive(silence_s: float) -> list[tuple[str, int]]:
     return [("TCP_KEEPIDLE", idle_s), ("TCP_KEEPINTVL", interval_s), ("TCP_KEEPCNT", _KEEPALIVE_PROBES)]
 
 
-def _read_line(fd: int, deadline: float) -> bytes:
+def _read_line(fd: int, deadline: float, wake: int | None = None) -> bytes:
     """One line from a pipe; what there is of it when the pipe ends or the time is over."""
+    watched = [fd] if wake is None else [fd, wake]
     content = b""
     while not content.endswith(b"\n"):
-        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        ready = select.select(watched, [], [], max(0.0, deadline - time.monotonic()))[0]
+        if wake in ready:
+            raise Interrupted
+        if not ready:
             return b""
         part = os.read(fd, 4096)
         if not part:
             break
         content += part
     return content
-
-
-def _announce(config: ServerConfig, server: RunningServer) -> None:
-    """What is served where, and one line to paste on the training machine."""
-    host, port = config.host, server._fronts[0].config.port
-    if host in ("0.0.0.0", "::", ""):
-        host = socket.gethostname()  # what others can call this machine
-    envs = ", ".join(config.env_ids)
-    where = server.urls[0] if len(server.urls) == 1 else f"{server.urls[0]} … {server.urls[-1]}"
-    size = f"{config.count} at once, {config.num_workers} env worker{'s' if config.num_workers > 1 else ''}"
-    print(f"serving {envs} on {where}: {size}{' for each server' if config.servers > 1 else ''}")
-    parts = ["multiserverrl train", f"--host {host}", f"--port {port}"]
-    if len(config.env_ids) > 1:
-        parts.insert(1, config.env_ids[0])
-    if config.servers > 1:
-        parts.append(f"--servers {config.servers}")
-    needs_token = bool(os.environ.get(TOKEN_VARIABLE) or config.token_file)
-    print(f"train on it:  {f'{TOKEN_VARIABLE}=… ' if needs_token else ''}{' '.join(parts)}")
-    sys.stdout.flush()

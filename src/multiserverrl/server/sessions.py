@@ -18,6 +18,7 @@ from multiserverrl.errors import (
     EnvFault,
     NotAllowedError,
     ServerFull,
+    ServerStopping,
     SessionLost,
     UnknownEnvError,
     VersionMismatch,
@@ -43,7 +44,12 @@ from multiserverrl.wire.messages import (
 from multiserverrl.wire.session import ServerSession
 from multiserverrl.wire.trees import unpack_tree
 
-__all__ = ["LiveSession", "Sessions"]
+__all__ = ["ENDED", "LiveSession", "Sessions"]
+
+ENDED = "the server is stopping: its sessions end with it, and so do their steps that took longer than --drain-s"
+_STOPPING = "the server is stopping"
+
+_LEAST_OWNER_LENGTH = 16
 
 
 class LiveSession:
@@ -73,8 +79,10 @@ class Sessions:
         self.live: dict[str, LiveSession] = {}
         self.num_open = 0  # envs that are open, or being opened
         self._places = Places("sessions", config.max_sessions or config.count, config.max_sessions_per_client)
-        self.is_draining = False
+        self.is_draining = False  # no session is opened, and no request begun
+        self.is_over = False  # they end, with whatever runs
         self.fence: Callable[[int], None] = lambda connection: None  # set by the stream: closes that connection
+        self.hang_up: Callable[[str], None] = lambda reason: None  # set by the stream: closes all that are not lent
         self._probed: dict[tuple[str, str | None, bytes], EnvInfo] = {}
         self._freed = asyncio.Condition()
         self._closing: set[asyncio.Task[None]] = set()
@@ -151,7 +159,7 @@ class Sessions:
     def _check_open(self, request: Open) -> list[int]:
         """The lanes' sizes; ConfigError or NotAllowedError for what cannot be."""
         if self.is_draining:
-            raise ServerFull("the server is stopping; try again in a few seconds")
+            raise ServerStopping(f"{_STOPPING}; try again in a few seconds")
         if not 1 <= request.num_envs <= self.config.max_envs_per_session:
             raise ConfigError(
                 f"num_envs must be between 1 and {self.config.max_envs_per_session}, not {request.num_envs}"
@@ -162,6 +170,11 @@ class Sessions:
             )
         if not 0 <= request.wait_s < math.inf:
             raise ConfigError(f"wait_s must be a number of seconds, at least 0, not {request.wait_s}")
+        if request.owner is not None and len(request.owner) < _LEAST_OWNER_LENGTH:
+            raise ConfigError(
+                f"owner must have at least {_LEAST_OWNER_LENGTH} characters, for who guesses it can end this session; "
+                "make one by secrets.token_hex(16), and keep it as you would a password"
+            )
         lanes = request.lanes or [request.num_envs]
         if min(lanes) < 1 or sum(lanes) != request.num_envs:
             raise ConfigError(f"the lanes {lanes} must be of at least 1 env and together have {request.num_envs}")
@@ -204,11 +217,15 @@ class Sessions:
         places, most = self._places, self.config.count - num_envs
         async with self._freed:
             try:
-                is_free = self._freed.wait_for(lambda: self.num_open <= most and not places.refusal(client))
+                is_free = self._freed.wait_for(
+                    lambda: self.is_draining or (self.num_open <= most and not places.refusal(client))
+                )
                 await asyncio.wait_for(is_free, wait_s or 0.001)
             except TimeoutError:
                 told = places.refusal(client) if self.num_open <= most else self._who_holds(num_envs)
                 raise ServerFull(told, self._frees_in_s()) from None
+            if self.is_draining:
+                raise ServerStopping(f"{_STOPPING}; try again in a few seconds")
             self.num_open += num_envs
             places.take(client)
 
@@ -229,13 +246,17 @@ class Sessions:
         for session in list(self.live.values())[:8]:
             ends = self._ends_in_s(session)
             until = "while it is connected" if ends is None else f"for {ends:.0f} s at most"
-            held.append(f"session {session.state.id} holds {session.num_envs} {until}")  # an owner's key closes it
+            held.append(f"a session holds {session.num_envs} {until}")  # an owner's key closes it
         return f"{num_envs} environments were asked for, {free} of {self.config.count} are free: {'; '.join(held)}"
 
     async def _give_back(self, num_envs: int, client: str) -> None:
         async with self._freed:
             self.num_open -= num_envs
             self._places.give_back(client)
+            self._freed.notify_all()
+
+    async def _wake(self) -> None:
+        async with self._freed:
             self._freed.notify_all()
 
     # -- resuming, closing -----------------------------------------------------------------------
@@ -255,6 +276,8 @@ class Sessions:
     def get(self, session_id: str) -> LiveSession:
         """SessionLost for one that does not exist, or does no more."""
         session = self.live.get(session_id)
+        if self.is_over:
+            raise SessionLost(ENDED)
         if session is None:
             raise SessionLost(
                 f"session {session_id[:32]} is not known here: "
@@ -313,12 +336,28 @@ class Sessions:
                 await waiter
 
     async def _close_owner(self, owner: str) -> None:
-        for session in [live for live in self.live.values() if live.state.owner == owner]:
+        for session in [live for live in self.live.values() if live.state.is_owned_by(owner)]:
             await self.close(session, "its owner opened another")
 
-    async def recall_all(self) -> None:
-        """Until every connection is the front's again; none is lent from now on."""
+    def check_begin(self) -> None:
+        """SessionLost for a request that begins when the server is stopping."""
+        if self.is_draining:
+            raise SessionLost(f"{_STOPPING}: this was not carried out, and the session ends")
+
+    def begin_stop(self) -> None:
+        """From now on no session is opened, no request begun, and no connection lent."""
         self.is_draining = True
+        waking = asyncio.get_running_loop().create_task(self._wake())  # those that wait for envs wait in vain
+        self._closing.add(waking)
+        waking.add_done_callback(self._closing.discard)
+
+    def end(self) -> None:
+        """The sessions are over, whatever they do; who is connected, or comes back, is told."""
+        self.is_over = True
+        self.hang_up(_STOPPING)
+
+    async def recall_all(self) -> None:
+        """Until every connection is the front's again."""
         await asyncio.gather(*(session.recall() for session in list(self.live.values())))
 
     def expire(self) -> None:

@@ -17,7 +17,7 @@ from multiserverrl.wire import frames
 from multiserverrl.wire.coding import HEADER, LEAST_BYTES, Codec, Coding, CodingError
 from multiserverrl.wire.messages import Open, Refused, Resume
 
-__all__ = ["CLOSED_BAD", "CLOSED_FENCED", "Stream", "address_of"]
+__all__ = ["CLOSED_BAD", "CLOSED_FENCED", "CLOSED_STOPPING", "Stream", "address_of"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -25,6 +25,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 CLOSED_FENCED = 4001  # a newer connection took the session over, or the session ended
 CLOSED_BAD = 4002  # bytes that are no message
+CLOSED_STOPPING = 4005  # the server stops, and its sessions end with it
 
 
 class Stream:
@@ -35,7 +36,7 @@ class Stream:
         self._codings = Coding(sessions.config.compression, checksum=True)
         self._numbers = itertools.count(1)
         self._live: dict[int, _Connection] = {}
-        sessions.fence = self._fence
+        sessions.fence, sessions.hang_up = self._fence, self._hang_up
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one connection until it ends."""
@@ -58,6 +59,11 @@ class Stream:
         connection = self._live.get(number)
         if connection is not None:
             connection.protocol.close(CLOSED_FENCED, "the session was taken over, or it ended")
+
+    def _hang_up(self, reason: str) -> None:
+        for connection in list(self._live.values()):
+            if not connection.protocol.is_lent:
+                connection.protocol.close(CLOSED_STOPPING, reason)
 
 
 class _Connection:

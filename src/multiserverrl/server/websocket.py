@@ -56,7 +56,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     _waiting: bytearray
     _parts: list[bytes]
     _parts_bytes = 0
-    _is_lent = False
+    is_lent = False
     _fd = -1  # of a plain socket; TLS goes through the transport
     _most_bytes = 0  # of a message
     _most_unanswered = _FIRST_MESSAGES
@@ -153,7 +153,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if not self._is_held or self._unanswered >= self._most_unanswered or not self.writable.is_set():
             return
         self._is_held = False
-        if not (self._is_lent or self.disconnected or self.transport.is_closing()):
+        if not (self.is_lent or self.disconnected or self.transport.is_closing()):
             self.transport.resume_reading()
             self._work()
 
@@ -209,7 +209,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._unanswered -= 1
         if self._is_held:
             self.loop.call_soon(self._release)
-        if self.close_sent or self.disconnected or self.transport.is_closing() or self._is_lent:
+        if self.close_sent or self.disconnected or self.transport.is_closing() or self.is_lent:
             return
         frame = _frame(BINARY, message)
         if self._fd >= 0 and not self.transport.get_write_buffer_size():
@@ -238,12 +238,12 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if self._fd < 0 or busy or self.transport.get_write_buffer_size():
             return -1
         self.transport.pause_reading()
-        self._is_lent = True
+        self.is_lent = True
         return self._fd
 
     def take_back(self, unread: bytes, unsent: bytes) -> None:
         """Go on where a borrower left off."""
-        self._is_lent = False
+        self.is_lent = False
         if self.disconnected or self.transport.is_closing():
             return
         if unsent:

@@ -10,7 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TextIO
 
-from multiserverrl.errors import MisuseError, MultiServerRLError, ServerFull, ServerUnreachable, Unauthorized
+from multiserverrl.client.trust import SYSTEM_TRUST, Trust
+from multiserverrl.errors import (
+    MisuseError,
+    MultiServerRLError,
+    ServerFull,
+    ServerUnreachable,
+    Unauthorized,
+    UntrustedServer,
+)
 from multiserverrl.testing.conformance import SERVER_CLAIMS, Claim, Skip, Subject
 
 __all__ = ["Finding", "check_server", "look_at"]
@@ -33,6 +41,7 @@ def check_server(
     *,
     token: str | None = None,
     timeout_s: float = 30.0,
+    trust: Trust = SYSTEM_TRUST,
     claims: Iterable[Claim] = SERVER_CLAIMS,
     stream: TextIO | None = None,
 ) -> int:
@@ -42,10 +51,10 @@ def check_server(
     """
     report = _Report(stream or sys.stdout)
     try:
-        subject = Subject(url, env_id, token, timeout_s)
+        subject = Subject(url, env_id, token, timeout_s, trust)
         if not subject.description.free:
             raise ServerFull(f"no env of {subject.url} is free: try again when nobody uses it")
-    except (MisuseError, ServerUnreachable, ServerFull, Unauthorized) as error:
+    except (MisuseError, ServerUnreachable, ServerFull, Unauthorized, UntrustedServer) as error:
         print(f"multiserverrl: {error.headline}", file=sys.stderr)
         return 2
     except MultiServerRLError as error:

@@ -26,11 +26,12 @@ class Cut:
     """Cut a connection once `after_bytes` more bytes of `direction` were passed on; with 0, when the next one comes.
 
     The byte that comes too late is not passed on: `Cut("reply", 0)` delivers a request and loses its answer.
+    `how`: "fin", "rst", or "half": that direction alone is closed, the other goes on until either end closes it.
     """
 
     direction: str  # "request" or "reply"
     after_bytes: int
-    how: str = "fin"  # or "rst"
+    how: str = "fin"
 
 
 @dataclass
@@ -101,8 +102,8 @@ class Relay:
         for end in (self._listener, self._wake_read, self._wake_write):
             end.close()
 
-    def cut(self, cut: Cut) -> None:
-        """Arm one cut; it counts from now on, over all connections, and happens once."""
+    def cut(self, cut: Cut | None) -> None:
+        """Arm one cut; it counts from now on, over all connections, and happens once. None disarms it."""
         with self._lock:
             self._cut = cut
 
@@ -195,7 +196,9 @@ class Relay:
         except OSError:
             self._end(pair, "fin")
             return
-        if is_cut is not None:
+        if is_cut is not None and is_cut.how == "half":
+            self._close_half(pair, end)
+        elif is_cut is not None:
             self._end(pair, is_cut.how)
 
     def _allowed(self, direction: str, arrived: int) -> tuple[int, Cut | None]:
@@ -227,12 +230,19 @@ class Relay:
         for start in range(0, len(content), size or 1):
             end.sendall(content[start : start + size])
 
+    def _close_half(self, pair: _Pair, end: socket.socket) -> None:
+        """Nothing more passes from this end to the other, which is told so."""
+        self._selector.unregister(end)
+        with contextlib.suppress(OSError):
+            pair.other(end).shutdown(socket.SHUT_WR)
+
     def _end(self, pair: _Pair, how: str) -> None:
         if pair not in self._pairs:
             return
         self._pairs.remove(pair)
         for end in (pair.client, pair.server):
-            self._selector.unregister(end)
+            with contextlib.suppress(KeyError):  # closed by half before
+                self._selector.unregister(end)
             with contextlib.suppress(OSError):
                 if how == "rst":
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

@@ -193,11 +193,13 @@ COUNTERS: dict[str, str] = {
     "loss": "loss of the last update before the newest weights",
     "weights_version": "version of the newest weights",
     "checkpoints": "checkpoints written by this process",
+    "checkpoint_errno": "what keeps checkpoints from being written (an errno); 0 when the last one was",
     "wall_before_s": "training time before a resume",
     "learning_since_s": "CLOCK_MONOTONIC of the learner's first steps",
     "updates_lost": "updates made after the snapshot that a learner, started again, went on from",
     # evaluator
     "evaluations": "evaluations reported",
+    "policy_errno": "what keeps the best policy from being written (an errno); 0 when the last one was",
     "wants_envs": "1 while the evaluator needs the explorer's envs",
 }
 """Every counter's name and meaning."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,13 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from multiserverrl.errors import RunError
+from multiserverrl.errors import CheckpointError, RunError
+from multiserverrl.observe.log import log
 from multiserverrl.train.channels import Control, Counters, Evaluation, EvaluationWriter, WeightsReader
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.opening import LOST, Stopped, close_quietly, fault_rows, open_envs, sleep_unless_stopping
-from multiserverrl.train.policy import Policy, load_policy, save_policy
+from multiserverrl.train.policy import Policy, load_policy
+from multiserverrl.train.saving import has_kept_policy
 from multiserverrl.train.task import Task
 from multiserverrl.train.weights import publication_of
 
@@ -77,8 +80,9 @@ def run_evaluator(
 ) -> None:
     """Evaluate the newest weights again and again until the run stops; after `stop_at_return` is reached, no more.
 
-    The best snapshot so far, or the one that passed, is at `policy_path` before its evaluation is reported. With
-    `borrows_envs` the explorer (`lends_envs`) gives its envs up for the time of an evaluation.
+    The best snapshot so far is at `policy_path`. One that passed is reported only once it is there: while the disk
+    refuses it, newer ones are evaluated. With `borrows_envs` the explorer (`lends_envs`) gives its envs up for the
+    time of an evaluation.
     """
     places = _Places(config, task, make_envs, counters, control, borrows_envs)
     best, version = _best_so_far(policy_path), 0
@@ -93,12 +97,15 @@ def run_evaluator(
             version = policy.version
             evaluation = _evaluation(policy, places.play(policy))
             has_passed = config.stop_at_return is not None and evaluation.mean >= config.stop_at_return
-            if policy_path is not None and (evaluation.mean >= best or has_passed):
-                save_policy(policy_path, dataclasses.replace(policy, mean=evaluation.mean))
-            best = max(best, evaluation.mean)
-            evaluations.report(evaluation)
-            counters.add("evaluations", 1)
-            sleep_unless_stopping(math.inf if has_passed else config.eval_every_s, control)
+            is_best = evaluation.mean >= best or has_passed
+            policy = dataclasses.replace(policy, mean=evaluation.mean)
+            is_kept = not is_best or policy_path is None or has_kept_policy(policy_path, policy, counters)
+            if is_kept:
+                best = max(best, evaluation.mean)
+            if is_kept or not has_passed:
+                evaluations.report(evaluation)
+                counters.add("evaluations", 1)
+            sleep_unless_stopping(math.inf if has_passed and is_kept else config.eval_every_s, control)
     except Stopped:
         pass
     finally:
@@ -109,7 +116,11 @@ def _best_so_far(policy_path: Path | None) -> float:
     """The mean of the policy that an earlier part of the run has left."""
     if policy_path is None or not policy_path.exists():
         return -math.inf
-    mean = load_policy(policy_path).mean
+    try:
+        mean = load_policy(policy_path).mean
+    except CheckpointError as error:  # the next one is written over it
+        log("policy_passed_over", level=logging.WARNING, why=error)
+        return -math.inf
     return -math.inf if mean is None else mean
 
 

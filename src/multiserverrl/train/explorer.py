@@ -76,9 +76,10 @@ def run_explorer(
             return
         if counters.get("first_step_at_s") == 0:
             counters.set("first_step_at_s", time.monotonic())
+        playing = [lane for lane in lanes if lane.has_episodes()]  # what was played before a resume is known now
         for lane in lanes:
-            lane.begin_episodes()
-        _take_turns(lanes, counters, control, lends_envs)
+            lane.begin_episodes() if lane in playing else lane.close()
+        _take_turns(playing, counters, control, lends_envs)
         counters.set("explorers_finished", 1)
     except Stopped:
         pass

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from multiserverrl.errors import CheckpointError, RunError
 from multiserverrl.observe.log import log
 from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.channels import Control, Counters, RawSteps, StepReader, WeightsWriter
-from multiserverrl.train.checkpoint import Checkpoint, load_newest, save_checkpoint
+from multiserverrl.train.checkpoint import Checkpoint, load_newest
 from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.played import copies_of, restore_played
 from multiserverrl.train.ratio import ReplayRatio
 from multiserverrl.train.replay import Replay, new_arrays, replay_layout
+from multiserverrl.train.saving import CheckpointWriter
 from multiserverrl.train.task import Task
 from multiserverrl.train.transitions import NStep
 from multiserverrl.train.weights import stamped
@@ -44,20 +48,22 @@ def run_learner(
     checkpoint_dir: Path,
     *,
     replay_arrays: dict[str, NDArray[Any]] | None = None,
+    played: Sequence[NDArray[Any]] = (),
 ) -> None:
-    """Learn until the run stops, then write a last checkpoint.
+    """Learn until the run stops, then write a last checkpoint; a disk that refuses one does not end the run.
 
     A checkpoint in `checkpoint_dir` is gone on from; CheckpointError when none there loads.
     `replay_arrays` (zeros at first, laid out by `replay_layout`) outlive this process where they
     are shared memory: a learner that starts again finds its replay buffer in them, and learns from every
-    step once.
+    step once. `played` are the explorers' counts of episodes, for each group (N,): they are set when a run is resumed.
     """
-    training = Training(config, task, replay_arrays or new_arrays(replay_layout(config, task)), weights, counters)
+    replay = replay_arrays or new_arrays(replay_layout(config, task))
+    training = Training(config, task, replay, weights, counters, played)
     training.resume(load_newest(checkpoint_dir))
     training.take_up(steps)
     training.publish()
     control.ready()
-    saved_at_s = time.monotonic()
+    checkpoints = CheckpointWriter(checkpoint_dir, config.checkpoint_every_s, counters)
     while not control.is_stopping():
         raw = steps.read(READ_TIMEOUT_S)
         if raw is not None:
@@ -65,12 +71,22 @@ def run_learner(
             steps.done(raw.group, raw.number)
         while training.owes_updates() and not control.is_stopping():
             training.update()
-        if time.monotonic() - saved_at_s >= config.checkpoint_every_s:
-            save_checkpoint(checkpoint_dir, training.checkpoint())
-            counters.add("checkpoints", 1)
-            saved_at_s = time.monotonic()
-    save_checkpoint(checkpoint_dir, training.checkpoint())
-    counters.add("checkpoints", 1)
+        if checkpoints.is_due():
+            checkpoints.write(training.checkpoint())
+    checkpoints.write(training.checkpoint())
+
+
+class _State(msgspec.Struct, frozen=True):
+    """What a checkpoint holds beside its arrays."""
+
+    task: Task
+    algorithm: str
+    updates: int
+    version: int
+    sampling_rng: dict[str, Any]
+    ratio: ReplayRatio
+    wall_s: float
+    counters: dict[str, float]
 
 
 class Training:
@@ -83,15 +99,15 @@ class Training:
         replay_arrays: dict[str, NDArray[Any]],
         weights: WeightsWriter,
         counters: Counters,
+        played: Sequence[NDArray[Any]] = (),
     ) -> None:
-        self.config, self.task = config, task
+        self.config, self.task, self.played = config, task, played
         self.learner = algorithm_for(config, task).init()
         self.windows = NStep(config.n_step, config.gamma, config.reward_scale)
         self.replay = Replay(replay_arrays)
         self.ratio = ReplayRatio(config.replay_ratio, config.warmup_steps)
         self.rng = np.random.default_rng([config.seed, 1])  # of sampling alone
         self.updates, self.version = 0, 0
-        self.forgiven = 0  # updates that were lost with a learner and are not owed again: no burst of them
         self._weights, self._counters = weights, counters
         self._env_steps = 0
         self._loss = 0.0
@@ -108,7 +124,7 @@ class Training:
 
     def owes_updates(self) -> bool:
         """True while another transition may not be inserted."""
-        return self.ratio.owed(self.replay.inserted, self.updates + self.forgiven) > 0
+        return self.ratio.owed(self.replay.inserted, self.updates) > 0
 
     def update(self) -> None:
         """One update; the weights are published when it is time. RunError when it has broken them."""
@@ -134,22 +150,10 @@ class Training:
 
     def checkpoint(self) -> Checkpoint:
         """All that a resume needs. Views of living arrays: save it before going on."""
-        arrays = {f"learner/{name}": array for name, array in self.learner.state().items()}
-        arrays |= {f"replay/{name}": array for name, array in self.replay.contents().items()}
-        state = {
-            "task": msgspec.to_builtins(self.task),
-            "algorithm": self.config.algorithm,
-            "updates": self.updates,
-            "forgiven": self.forgiven,
-            "version": self.version,
-            "sampling_rng": self.rng.bit_generator.state,
-            "wall_s": self._wall_s(),
-            "counters": {name: self._counters.get(name) for name in CARRIED_OVER},
-        }
-        return Checkpoint(arrays, state)
+        return self._snapshot({**_over("tails/", self.windows.tails()), **_over("played/", copies_of(self.played))})
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
-        """Go on from a checkpoint; running episodes are lost, their windows begin anew.
+        """Go on from a checkpoint. Of the episodes that ran, the last steps count as truncated where they led.
 
         A replay buffer that is not empty outlived the learner, and is kept. CheckpointError when
         the checkpoint is of another env, network or buffer.
@@ -157,13 +161,19 @@ class Training:
         outlived = self.replay.inserted > 0
         # a learner of this same run may have published versions that no checkpoint knows
         self.version = int(self._counters.get("weights_version"))
+        is_alone = outlived or self._counters.get("env_steps") > 0  # the rest of its run lives
         if checkpoint is not None:
             self._load(checkpoint)
-        if outlived:
-            self.forgiven = self.ratio.earned(self.replay.inserted) - self.updates
+        if outlived:  # updates that were lost with a learner are not owed again: no burst of them
+            self.ratio = self.ratio.beginning_at(self.replay.inserted, self.updates)
             self._tell_loss()
         self._env_steps = int(self._counters.get("env_steps"))
         self._wall_before_s = self._counters.get("wall_before_s")
+        if checkpoint is not None and not is_alone:
+            self._begin_anew(checkpoint)
+        wanted = ReplayRatio(self.config.replay_ratio, self.config.warmup_steps)
+        if not self.ratio.is_like(wanted):
+            self.ratio = wanted.beginning_at(self.replay.inserted, self.updates)
 
     def take_up(self, steps: StepReader) -> None:
         """Go on where a learner before us was killed: the windows as they were, no step twice, none left out."""
@@ -172,26 +182,49 @@ class Training:
             self.windows.push(raw)  # what they complete is in the replay buffer
 
     def _load(self, checkpoint: Checkpoint) -> None:
-        state = checkpoint.state
-        if (kept := msgspec.convert(state["task"], Task)) != self.task or state["algorithm"] != self.config.algorithm:
-            raise CheckpointError(f"the checkpoint is of {state['algorithm']} on {kept}, this run's env is {self.task}")
+        state = self._state_of(checkpoint)
         try:
             self.learner.load_state(_under("learner/", checkpoint.arrays))
             if self.replay.inserted == 0:
                 self.replay.restore(_under("replay/", checkpoint.arrays))
-        except (KeyError, ValueError) as error:
+            self.rng.bit_generator.state = state.sampling_rng
+        except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"the checkpoint is of a run with other settings: {error}") from error
-        self.updates, self.forgiven = state["updates"], state.get("forgiven", 0)
-        self.version = max(self.version, state["version"])
-        self.rng.bit_generator.state = state["sampling_rng"]
+        self.updates, self.ratio = state.updates, state.ratio
+        self.version = max(self.version, state.version)
         self._carry_over(state)
 
-    def _carry_over(self, state: dict[str, Any]) -> None:
+    def _snapshot(self, of_envs: dict[str, NDArray[Any]]) -> Checkpoint:
+        """`of_envs`: what they played, and what the steps that wait would become were their episodes cut off now."""
+        arrays = {**_over("learner/", self.learner.state()), **_over("replay/", self.replay.contents()), **of_envs}
+        state = _State(
+            task=self.task,
+            algorithm=self.config.algorithm,
+            updates=self.updates,
+            version=self.version,
+            sampling_rng=dict(self.rng.bit_generator.state),
+            ratio=self.ratio,
+            wall_s=self._wall_s(),
+            counters={name: self._counters.get(name) for name in CARRIED_OVER},
+        )
+        return Checkpoint(arrays, msgspec.to_builtins(state))
+
+    def _state_of(self, checkpoint: Checkpoint) -> _State:
+        try:
+            state = msgspec.convert(checkpoint.state, _State)
+        except msgspec.ValidationError as error:
+            raise CheckpointError(f"{checkpoint.name} does not hold the state of a run: {error}") from error
+        if (state.task, state.algorithm) != (self.task, self.config.algorithm):
+            kept = f"{state.algorithm} on {state.task}"
+            raise CheckpointError(f"the checkpoint is of {kept}, this run's env is {self.task}")
+        return state
+
+    def _carry_over(self, state: _State) -> None:
         """Begin the counters where the run left them, unless they outlived the learner."""
         if self._counters.get("env_steps") == 0:
-            for name, value in state["counters"].items():
+            for name, value in state.counters.items():
                 self._counters.set(name, value)
-            self._counters.set("wall_before_s", state["wall_s"])
+            self._counters.set("wall_before_s", state.wall_s)
 
     def _begin(self) -> None:
         """The learner's clock runs from the first steps on, also while it is dead."""
@@ -203,8 +236,32 @@ class Training:
         self._counters.add("updates_lost", lost)
         log("learner_went_on", replay_size=len(self.replay), updates=self.updates, updates_lost=lost)
 
+    def _begin_anew(self, checkpoint: Checkpoint) -> None:
+        """The whole run was ended: make sure that its state is back to the bit, and end the episodes that ran."""
+        tails, played = _under("tails/", checkpoint.arrays), _under("played/", checkpoint.arrays)
+        restored = self._snapshot({**_over("tails/", tails), **_over("played/", played)})
+        if (digest := restored.digest()) != checkpoint.digest():
+            raise CheckpointError(f"{checkpoint.name} was not restored as it was saved; its settings are another run's")
+        log(
+            "run_resumed",
+            level=logging.INFO,
+            checkpoint=checkpoint.name,
+            digest=digest,
+            updates=self.updates,
+            env_steps=self._env_steps,
+            inserted=self.replay.inserted,
+            tails=len(tails["reward"]) if tails else 0,
+        )
+        if tails:
+            self.replay.insert(tails)
+        restore_played(played, self.played)
+
     def _wall_s(self) -> float:
         return self._wall_before_s + max(0.0, time.monotonic() - self._began_at_s)
+
+
+def _over(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {f"{prefix}{name}": array for name, array in arrays.items()}
 
 
 def _under(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from multiserverrl.errors import CheckpointError, ConfigError
+from multiserverrl.observe.disk import DISK, Disk, replace_file
 from multiserverrl.train.algorithms import algorithm_for
-from multiserverrl.train.checkpoint import write_arrays
+from multiserverrl.train.arraysfile import digest_of, parts_of, read_arrays
 from multiserverrl.train.config import TrainConfig, config_from_json, config_to_json
 from multiserverrl.train.task import Task
+from multiserverrl.train.weights import weights_fields
 
 __all__ = ["Policy", "load_policy", "save_policy"]
 
@@ -43,15 +45,16 @@ class Policy:
         return actions + self.task.action_start
 
 
-def save_policy(path: Path, policy: Policy) -> None:
-    """Write it aside and rename it: a reader finds the old file or the new one."""
+def save_policy(path: Path, policy: Policy, disk: Disk = DISK) -> None:
+    """Write it aside and rename it: a reader finds the old file or the new one, after an OSError the old one."""
     metadata = {
         "config": config_to_json(policy.config).decode(),
         "task": msgspec.json.encode(policy.task).decode(),
         "version": json.dumps(policy.version),
         "mean": json.dumps(policy.mean),
     }
-    write_arrays(path, policy.weights, metadata)
+    metadata["digest"] = _digest(policy.weights, metadata)
+    replace_file(path, parts_of(policy.weights, metadata), disk)
 
 
 def load_policy(path: Path) -> Policy:
@@ -59,20 +62,18 @@ def load_policy(path: Path) -> Policy:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         task = msgspec.json.decode(metadata["task"], type=Task)
         config = config_from_json(metadata["config"].encode())
+        weights = read_arrays(path, weights_fields(config, task))
         policy = Policy(config, task, weights, json.loads(metadata["version"]), json.loads(metadata["mean"]))
+        if metadata.pop("digest") != _digest(weights, metadata):
+            raise ValueError("it is not what was saved (its digest differs)")
     except FileNotFoundError:
         raise CheckpointError(f"there is no policy at {path}: nothing has been evaluated there yet") from None
     except (OSError, KeyError, ValueError, ConfigError, SafetensorError, msgspec.MsgspecError) as error:
         raise CheckpointError(f"{path} is not a policy of ours: {error!r}") from error
-    _check_shapes(path, policy)
     return policy
 
 
-def _check_shapes(path: Path, policy: Policy) -> None:
-    for name, (dtype, shape) in algorithm_for(policy.config, policy.task).weights_fields.items():
-        array = policy.weights.get(name)
-        if array is None or array.shape != shape or array.dtype != np.dtype(dtype):
-            raise CheckpointError(f"{path} lacks the weights {name!r} as {dtype}{shape}")
+def _digest(weights: dict[str, Array], metadata: dict[str, str]) -> str:
+    return digest_of(weights, json.dumps(metadata, sort_keys=True).encode())

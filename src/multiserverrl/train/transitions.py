@@ -38,6 +38,10 @@ class NStep:
             windows = self._groups[steps.group] = GroupWindows(self.n, self.gamma, self.reward_scale, steps)
         return windows.push(steps)
 
+    def tails(self) -> Transitions:
+        """What the steps that still wait would become if every running episode were cut off now; {} before any step."""
+        return _joined([windows.tails() for windows in self._groups.values()]) if self._groups else {}
+
 
 class GroupWindows:
     """The last n steps of each env of one group, in rings that are indexed by (slot, row)."""
@@ -68,17 +72,26 @@ class GroupWindows:
         parts = []
         broken = np.flatnonzero(~steps.valid)
         if len(broken):  # their last good step was the one before, and led to where that one led
-            alive = np.zeros(len(broken), bool)
-            parts.append(self._tails(broken, slot - 1, self._led_to, alive))
+            parts.append(self._cut_off(broken))
+            self._waiting[broken] = 0
         ended = np.flatnonzero(ends & steps.valid)
         if len(ended):
             parts.append(self._tails(ended, slot, steps.next_obs, steps.terminated[ended]))
+            self._waiting[ended] = 0
         full = np.flatnonzero(self._waiting == self.n)  # those that ended wait no more
         if len(full):
             parts.append(self._full(full, slot, steps.next_obs))
         self._led_to = steps.next_obs
         self._slot = (slot + 1) % self.n
         return _joined(parts) if parts else self._none(steps)
+
+    def tails(self) -> Transitions:
+        """As `NStep.tails`, of this group; its windows stay as they are."""
+        return self._cut_off(np.arange(len(self._waiting)))
+
+    def _cut_off(self, rows: Array) -> Transitions:
+        """The episodes of these rows are truncated where their last step led."""
+        return self._tails(rows, self._slot - 1, self._led_to, np.zeros(len(rows), bool))
 
     def _full(self, rows: Array, slot: int, next_obs: Array) -> Transitions:
         oldest = (slot + 1) % self.n
@@ -94,12 +107,11 @@ class GroupWindows:
         }
 
     def _tails(self, rows: Array, newest: int, next_obs: Array, terminated: Array) -> Transitions:
-        """One transition for every step that waits in these rows, all leading to `next_obs`; none wait afterwards."""
+        """One transition for every step that waits in these rows, all leading to `next_obs`."""
         newest_first = (newest - np.arange(self.n)) % self.n
         returns = self._returns @ self._reward[newest_first[:, None], rows]  # (n, rows): over the last k = 1 … n
         ages, columns = np.nonzero(np.arange(self.n)[:, None] < self._waiting[rows])
         slots, envs = newest_first[ages], rows[columns]
-        self._waiting[rows] = 0
         return {
             "obs": self._obs[slots, envs],
             "action": self._action[slots, envs],

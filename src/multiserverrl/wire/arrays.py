@@ -17,6 +17,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from multiserverrl.errors import SpaceError, WireError
+from multiserverrl.wire.brief import brief, key_fault
 
 __all__ = ["BatchLayout", "Leaf", "StepLayout", "is_fixed", "leaves_of", "nest"]
 
@@ -74,12 +75,12 @@ def flatten(space: spaces.Space[Any], value: Any, of: str) -> list[Any]:
     """A nested value as a list in the leaves' order; SpaceError names a part that is missing or of another kind."""
     if isinstance(space, spaces.Dict):
         if not isinstance(value, dict) or value.keys() != space.spaces.keys():
-            got = list(value) if isinstance(value, dict) else type(value).__name__
-            raise SpaceError(f"{of} must be a dict with the keys {list(space.spaces)}, not {got}")
+            got = key_fault(value, space.spaces) if isinstance(value, dict) else brief(value)
+            raise SpaceError(f"{of} must be a dict with the keys {list(space.spaces)}; it is {got}")
         return [part for key, inner in space.spaces.items() for part in flatten(inner, value[key], f"{of}[{key!r}]")]
     if isinstance(space, spaces.Tuple):
         if not isinstance(value, (tuple, list)) or len(value) != len(space.spaces):
-            got = f"of {len(value)}" if isinstance(value, (tuple, list)) else type(value).__name__
+            got = f"of {len(value)}" if isinstance(value, (tuple, list)) else brief(value)
             raise SpaceError(f"{of} must be a tuple of {len(space.spaces)}, not {got}")
         return [part for i, inner in enumerate(space.spaces) for part in flatten(inner, value[i], f"{of}[{i}]")]
     return [value]
@@ -102,7 +103,7 @@ class BatchLayout:
         self._picks = [(...,) if isinstance(leaf.space, spaces.Box) and not leaf.shape else () for leaf in self.leaves]
         self._is_simple = not any(self._picks)
         # of a value that is just one array: it needs no view of the whole batch
-        self._row_bytes = (self.end - self.offsets[0]) // num if self._is_plain and self.leaves[0].shape else 0
+        self._row_bytes = (self.end - self.offsets[0]) // num if num and self._is_plain and self.leaves[0].shape else 0
 
     def arrays(self, buffer: Buffer) -> list[Array]:
         """One (N, *shape) view a leaf."""

@@ -17,6 +17,7 @@ from typing import NoReturn
 import msgspec
 
 from multiserverrl.errors import SpaceError, VersionMismatch, WireError
+from multiserverrl.wire.counting import FREE_BYTES, check_count
 from multiserverrl.wire.messages import PROTOCOL_VERSION, Answer, Refused, Request
 
 __all__ = ["decode_answer", "decode_request", "encode"]
@@ -37,7 +38,8 @@ Buffer = bytes | bytearray | memoryview
 
 
 def encode(message: Request | Answer, body: Buffer = b"") -> bytes:
-    """A message as one frame; SpaceError for a text in it that is not Unicode (a refusal's is made so)."""
+    """A message as one frame; SpaceError for what cannot be carried: a text that is not Unicode (a refusal's is
+    made so), an integer beyond 64 bits."""
     try:
         header = _encoder.encode(message)
     except UnicodeEncodeError as error:
@@ -45,6 +47,8 @@ def encode(message: Request | Answer, body: Buffer = b"") -> bytes:
             told = {name: getattr(message, name).encode(errors="replace").decode() for name in ("message", "traceback")}
             return encode(msgspec.structs.replace(message, **told), body)
         raise SpaceError(f"a text that is not Unicode cannot be carried: {error}") from error
+    except OverflowError as error:
+        raise SpaceError("an integer beyond 64 bits cannot be carried here") from error
     size = len(header)
     prefix = _PREFIX.pack(_MAGIC, PROTOCOL_VERSION, 0, size)
     return b"".join((prefix, header, _PADDING[size % 8], body))
@@ -78,7 +82,10 @@ def _split(frame: Buffer) -> tuple[memoryview, memoryview]:
     end = _PREFIX.size + size
     if end > len(view):
         raise WireError(f"the frame says its header has {size} bytes; {len(view) - _PREFIX.size} are there")
-    return view[_PREFIX.size : end], view[min(end + -size % 8, len(view)) :]
+    header = view[_PREFIX.size : end]
+    if size > FREE_BYTES:
+        check_count((header,))
+    return header, view[min(end + -size % 8, len(view)) :]
 
 
 def _refuse(view: memoryview) -> NoReturn:

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from multiserverrl.errors import ActionError, WireError
+from multiserverrl.wire.brief import brief, key_fault
 from multiserverrl.wire.members import stacked
 from multiserverrl.wire.spaces import json_number, number_from_json
 
@@ -50,7 +51,8 @@ def from_json(space: spaces.Space[Any], value: Any, name: str = "action") -> Any
     """A value of the space from its JSON; ActionError names what is of the wrong shape or kind."""
     if isinstance(space, spaces.Dict):
         if not isinstance(value, dict) or value.keys() != space.spaces.keys():
-            raise ActionError(f"{name} must be an object with the keys {list(space.spaces)}")
+            got = key_fault(value, space.spaces) if isinstance(value, dict) else brief(value)
+            raise ActionError(f"{name} must be an object with the keys {list(space.spaces)}; it is {got}")
         return {key: from_json(inner, value[key], f"{name}[{key!r}]") for key, inner in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         parts = zip(space.spaces, _list_of(value, len(space.spaces), name), strict=True)
@@ -62,7 +64,7 @@ def from_json(space: spaces.Space[Any], value: Any, name: str = "action") -> Any
         return np.int64(index), from_json(space.spaces[index], inner, f"{name}[1]")
     if isinstance(space, spaces.Text):
         if not isinstance(value, str):
-            raise ActionError(f"{name} must be a text, not {type(value).__name__}")
+            raise ActionError(f"{name} must be a text, not {brief(value)}")
         return value
     if isinstance(space, spaces.Sequence):
         return _sequence(space, value, name)
@@ -73,13 +75,13 @@ def from_json(space: spaces.Space[Any], value: Any, name: str = "action") -> Any
 
 def _list_of(value: Any, length: int, name: str) -> list[Any]:
     if not isinstance(value, list) or len(value) != length:
-        raise ActionError(f"{name} must be a list of {length}")
+        raise ActionError(f"{name} must be a list of {length}, not {brief(value)}")
     return value
 
 
 def _sequence(space: spaces.Sequence, value: Any, name: str) -> Any:
     if not isinstance(value, list):
-        raise ActionError(f"{name} must be a list, not {type(value).__name__}")
+        raise ActionError(f"{name} must be a list, not {brief(value)}")
     return _stacked(space.feature_space, value, name) if space.stack else _items(space.feature_space, value, name)
 
 
@@ -90,7 +92,7 @@ def _items(space: spaces.Space[Any], values: list[Any], name: str) -> tuple[Any,
 def _stacked(space: spaces.Space[Any], values: Any, name: str) -> Any:
     """A list of values of a space as one batch of it."""
     if not isinstance(values, list):
-        raise ActionError(f"{name} must be a list, not {type(values).__name__}")
+        raise ActionError(f"{name} must be a list, not {brief(values)}")
     return stacked(space, _items(space, values, name))
 
 
@@ -102,7 +104,7 @@ def _graph(space: spaces.Graph, value: Any, name: str) -> spaces.GraphInstance:
     if edges is None and links is None:
         return spaces.GraphInstance(nodes, None, None)
     if edges is None or links is None or space.edge_space is None:
-        raise ActionError(f"{name} must have edges and edge_links, both or neither, as {space} says")
+        raise ActionError(f"{name} must have edges and edge_links, both or neither, as {str(space)[:200]} says")
     pairs = spaces.Box(0, max(0, len(value["nodes"]) - 1), (2,), np.int32)
     return spaces.GraphInstance(
         nodes,
@@ -121,7 +123,7 @@ def _array(space: spaces.Space[Any], value: Any, name: str) -> Any:
     except (ValueError, OverflowError) as error:
         raise ActionError(f"{name} is no array: {error}") from error
     if array.shape != space.shape and not (array.size == 0 and 0 in space.shape):
-        raise ActionError(f"{name} has shape {array.shape}; the space {space} says {space.shape}")
+        raise ActionError(f"{name} has shape {array.shape}; the space {str(space)[:200]} says {space.shape}")
     return array.reshape(space.shape) if isinstance(space, spaces.Box) else array[()]
 
 
@@ -130,16 +132,26 @@ def _numbers(value: Any, name: str, dtype: np.dtype[Any], depth: int) -> Any:
     if isinstance(value, list):
         if depth > _MAX_DEPTH:
             raise ActionError(f"{name} is nested more than {_MAX_DEPTH} deep")
-        return [_numbers(item, name, dtype, depth + 1) for item in value]
-    try:
-        number = number_from_json(value)
-    except WireError as error:
-        raise ActionError(f"{name}: {error}") from error
+        return [_numbers(item, f"{name}[{index}]", dtype, depth + 1) for index, item in enumerate(value)]
+    number = _number(value, name, dtype)
     if dtype.kind == "f":
         return number
     if not isinstance(number, int):
         raise ActionError(f"{name} must be whole numbers, not {number}")
     low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     if not low <= number <= high:
-        raise ActionError(f"{name} holds numbers that {dtype} cannot hold: {str(value)[:40]}")
+        raise ActionError(f"{name} is {brief(number)}, which {dtype} cannot hold")
     return int(number)
+
+
+def _number(value: Any, name: str, dtype: np.dtype[Any]) -> Any:
+    """A bool stands for a number only where the space has bools, a text only for one that JSON cannot say."""
+    if isinstance(value, bool) and dtype.kind != "b":
+        raise ActionError(f"{name} is {str(value).lower()}; a number was expected")
+    try:
+        number = number_from_json(value)
+    except WireError as error:
+        raise ActionError(f"{name}: {error}") from error
+    if isinstance(value, str) and isinstance(number, int) and abs(number) <= 2**53:
+        raise ActionError(f"{name} is the text {brief(value)}; a number was expected")
+    return number

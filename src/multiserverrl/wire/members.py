@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from multiserverrl.errors import ActionError
 from multiserverrl.wire.arrays import Leaf, is_castable, leaves_of
+from multiserverrl.wire.brief import brief, key_fault
 
-__all__ = ["Bounds", "bounds_of", "member", "outside", "stacked"]
+__all__ = ["Bounds", "bounds_of", "member", "not_a_member", "outside", "stacked"]
 
 Array = NDArray[Any]
 Space = spaces.Space[Any]
@@ -43,24 +44,33 @@ def outside(leaf: Leaf, bounds: Bounds, array: Array) -> Array | None:
     return np.asarray((array < bounds[0]) | (array > bounds[1]))
 
 
+def not_a_member(name: str, leaf: Leaf, wrong: Array, array: Array) -> ActionError:
+    """The error that names the first number which is no member, by its place in the array."""
+    place = np.unravel_index(int(wrong.argmax()), wrong.shape)
+    where = name + "".join(f"[{index}]" for index in place)
+    if leaf.dtype.kind == "f":
+        return ActionError(f"{where} is NaN")
+    told = int(array.view(np.uint8)[place]) if leaf.dtype.kind == "b" else int(array[place])
+    return ActionError(f"{where} is {told}, which is not a member of {str(leaf.space)[:200]}")
+
+
 def member(space: Space, value: Any, name: str) -> Any:
     """The value, its arrays in the space's dtypes; ActionError names the part that is no member."""
     if isinstance(space, spaces.Dict):
         if not isinstance(value, dict) or value.keys() != space.spaces.keys():
-            raise ActionError(f"{name} must be a dict with the keys {list(space.spaces)}")
+            got = key_fault(value, space.spaces) if isinstance(value, dict) else brief(value)
+            raise ActionError(f"{name} must be a dict with the keys {list(space.spaces)}; it is {got}")
         return {key: member(inner, value[key], f"{name}[{key!r}]") for key, inner in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         parts = zip(space.spaces, _sequence_of(value, len(space.spaces), name), strict=True)
         return tuple(member(inner, part, f"{name}[{index}]") for index, (inner, part) in enumerate(parts))
     if isinstance(space, spaces.OneOf):
         index, inner = _sequence_of(value, 2, name)
-        if not isinstance(index, (int, np.integer)) or not 0 <= index < len(space.spaces):
-            raise ActionError(f"{name}[0] must name one of {len(space.spaces)} spaces")
+        if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < len(space.spaces):
+            raise ActionError(f"{name}[0] must name one of {len(space.spaces)} spaces, not {brief(index)}")
         return np.int64(index), member(space.spaces[int(index)], inner, f"{name}[1]")
     if isinstance(space, spaces.Text):
-        if not space.contains(value):
-            raise ActionError(f"{name} is {str(value)[:80]!r}, which is not a member of {space}")
-        return value
+        return _text(space, value, name)
     if isinstance(space, spaces.Sequence):
         if space.stack:
             return stacked(space.feature_space, _batch_members(space.feature_space, value, name))
@@ -76,6 +86,17 @@ def stacked(space: Space, items: tuple[Any, ...]) -> Any:
     return concatenate(space, items, empty) if items else empty
 
 
+def _text(space: spaces.Text, value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise ActionError(f"{name} must be a text, not {brief(value)}")
+    if not space.min_length <= len(value) <= space.max_length:
+        raise ActionError(f"{name} has {len(value)} characters; {space.min_length} to {space.max_length} were expected")
+    for index, character in enumerate(value):
+        if character not in space.character_set:
+            raise ActionError(f"{name}[{index}] is {character!r}, which is not in the space's charset")
+    return value
+
+
 def _sequence_of(value: Any, length: int | None, name: str) -> Any:
     if not isinstance(value, (list, tuple)) or (length is not None and len(value) != length):
         raise ActionError(f"{name} must be a tuple{'' if length is None else f' of {length}'}, not {_kind(value)}")
@@ -83,7 +104,7 @@ def _sequence_of(value: Any, length: int | None, name: str) -> Any:
 
 
 def _kind(value: Any) -> str:
-    return f"of {len(value)}" if isinstance(value, (list, tuple)) else type(value).__name__
+    return f"of {len(value)}" if isinstance(value, (list, tuple)) else brief(value)
 
 
 def _members(space: Space, values: Any, name: str) -> tuple[Any, ...]:
@@ -94,18 +115,18 @@ def _batch_members(space: Space, batch: Any, name: str) -> tuple[Any, ...]:
     try:
         items = list(iterate(batch_space(space, 1), batch))
     except (AttributeError, LookupError, TypeError, ValueError) as error:  # it is of another structure
-        raise ActionError(f"{name} is no batch of {space}: {error}") from error
+        raise ActionError(f"{name} is no batch of {str(space)[:200]}: {str(error)[:200]}") from error
     return _members(space, items, name)
 
 
 def _graph(space: spaces.Graph, value: Any, name: str) -> spaces.GraphInstance:
     if not isinstance(value, spaces.GraphInstance):
-        raise ActionError(f"{name} must be a graph, not {type(value).__name__}")
+        raise ActionError(f"{name} must be a graph, not {brief(value)}")
     nodes = _batch_members(space.node_space, value.nodes, f"{name}.nodes")
     if value.edges is None and value.edge_links is None:
         return spaces.GraphInstance(stacked(space.node_space, nodes), None, None)
     if value.edges is None or value.edge_links is None or space.edge_space is None:
-        raise ActionError(f"{name} must have edges and edge_links, both or neither, as {space} says")
+        raise ActionError(f"{name} must have edges and edge_links, both or neither, as {str(space)[:200]} says")
     edges = _batch_members(space.edge_space, value.edges, f"{name}.edges")
     links = _array(spaces.Box(0, 1, (len(edges), 2), np.int32), value.edge_links, f"{name}.edge_links")
     if ((links < 0) | (links >= len(nodes))).any():
@@ -117,13 +138,16 @@ def _array(space: Space, value: Any, name: str) -> Any:
     (leaf,) = leaves_of(space)
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise ActionError(f"{name} is no array: {error}") from error
-    if array.shape != leaf.shape or not is_castable(array, leaf.dtype):
-        raise ActionError(f"{name} is {array.dtype}{list(array.shape)}; {leaf.dtype}{list(leaf.shape)} was expected")
+    if array.shape != leaf.shape:
+        raise ActionError(f"{name} has shape {array.shape}; {leaf.shape} was expected")
+    if not is_castable(array, leaf.dtype):
+        told = f"{brief(value)}: " if array.ndim == 0 else ""
+        raise ActionError(f"{name} is {told}{array.dtype}, which the space's {leaf.dtype} cannot hold")
     with np.errstate(over="ignore"):
         array = array.astype(leaf.dtype)
     wrong = outside(leaf, bounds_of(leaf), array)
     if wrong is not None and wrong.any():
-        raise ActionError(f"{name} is {str(array.tolist())[:80]}, which is not a member of {space}")
+        raise not_a_member(name, leaf, wrong, array)
     return array if isinstance(space, spaces.Box) else array[()]

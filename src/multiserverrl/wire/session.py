@@ -108,6 +108,11 @@ class ServerSession:
         if not hmac.compare_digest(secret.encode(errors="replace"), self.secret.encode()):
             raise Unauthorized("the session's secret is wrong")
 
+    def is_owned_by(self, owner: str) -> bool:
+        """Whether it was opened with this owner key; compared in constant time."""
+        own = self.owner
+        return own is not None and hmac.compare_digest(owner.encode(errors="replace"), own.encode(errors="replace"))
+
     def attach(self, connection: int, now: float) -> int | None:
         """The connection holds the session from now on; returns the one that is fenced by it, if any."""
         fenced = self.connection

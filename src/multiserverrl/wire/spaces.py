@@ -8,6 +8,7 @@ before anything is made of it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from multiserverrl.errors import SpaceError, WireError
+from multiserverrl.wire.brief import brief
 
 __all__ = ["Description", "describe_space", "json_number", "number_from_json", "restore_space"]
 
@@ -25,6 +27,8 @@ Space = spaces.Space[Any]
 
 _MAX_BYTES = 2**27  # of one value of a whole space; the largest message is smaller
 _MAX_DEPTH = 32
+_WHOLE_NUMBER = re.compile(r"-?[0-9]+")
+_MOST_DIGITS = 400  # more than the largest number of any dtype has
 _WHOLE = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
 _NUMBERS = _WHOLE | {"bool", "float16", "float32", "float64"}
 
@@ -49,10 +53,9 @@ def number_from_json(value: Any) -> float | int | bool:
     if isinstance(value, str):
         if value in ("NaN", "Infinity", "-Infinity"):
             return float(value.replace("Infinity", "inf"))
-        try:
-            return int(value)
-        except ValueError:
-            raise WireError(f"{value[:40]!r} is not a number") from None
+        if len(value) > _MOST_DIGITS or not _WHOLE_NUMBER.fullmatch(value):
+            raise WireError(f"{brief(value)} is not a number")
+        return int(value)
     if isinstance(value, (int, float)):
         return value
     raise WireError(f"a number was expected, not {type(value).__name__}")
@@ -178,7 +181,7 @@ class _Restorer:
     def space(self, description: Any) -> Space:
         kind = description.get("type") if isinstance(description, dict) else None
         if not isinstance(kind, str) or kind not in _RESTORE:
-            raise WireError(f"this describes no space: {str(description)[:80]}")
+            raise WireError(f"this describes no space: {brief(description)}")
         if self.depth > _MAX_DEPTH:
             raise WireError(f"a space nested more than {_MAX_DEPTH} deep is not believed")
         self.depth += 1
@@ -196,7 +199,7 @@ class _Restorer:
         for extent in shape:
             claimed *= extent
             if extent < 0 or claimed > self.bytes_left:
-                raise WireError(f"a space of shape {str(shape)[:80]} is not believed")
+                raise WireError(f"a space of shape {str(list(map(brief, shape[:8])))[:200]} is not believed")
         self.bytes_left -= claimed
         return shape
 

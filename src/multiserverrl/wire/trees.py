@@ -17,11 +17,14 @@ import numpy as np
 from gymnasium.spaces import GraphInstance
 
 from multiserverrl.errors import SpaceError, WireError
+from multiserverrl.wire.brief import brief
+from multiserverrl.wire.counting import FREE_BYTES, check_count
 
-__all__ = ["carriable", "pack_tree", "unpack_tree"]
+__all__ = ["carriable", "pack_tree", "unpack_rows", "unpack_tree"]
 
 _ARRAY, _SCALAR, _TUPLE, _BIG_INT, _OBJECT_ARRAY, _GRAPH, _MAPPING = 1, 2, 3, 4, 5, 6, 7
 _PLAIN = (bool, str, bytes, type(None))
+_ROWS = {int}
 _PLAIN_KEYS = {str, int, float, *_PLAIN}
 _KINDS = "biufcSUmM"  # every NumPy kind but object and void
 _DTYPE = re.compile(r"[<>|=]?([biufcSU]\d{1,9}|[mM]8(\[\d{0,9}[a-zA-Zμ]{1,7}\])?)")
@@ -45,13 +48,37 @@ class _ObjectRecord(msgspec.Struct, array_like=True):
 def pack_tree(tree: Any) -> bytes:
     """The bytes of a tree; SpaceError names the path of a value that cannot be carried."""
     try:
-        return _encoder.encode(_to_plain(tree, "", 0))
+        content: bytes = _encoder.encode(_to_plain(tree, "", 0))
+        if len(content) > FREE_BYTES:
+            check_count((content,))
     except UnicodeEncodeError as error:
         raise SpaceError(f"a text that is not Unicode cannot be carried: {error}") from error
+    except WireError as error:
+        raise SpaceError(f"{error}; make arrays of them") from error
+    return content
 
 
 def unpack_tree(content: bytes | bytearray | memoryview) -> Any:
     """The tree of some bytes; WireError for bytes that are no tree. Arrays are writable copies."""
+    if len(content) > FREE_BYTES:
+        check_count((content,))
+    return _unpacked(content)
+
+
+def unpack_rows(parts: list[bytes]) -> dict[int, Any]:
+    """{row: value} of the trees of one message; WireError where they are no trees of rows."""
+    if len(parts) > 1 or (parts and len(parts[0]) > FREE_BYTES):
+        check_count(parts)
+    found: dict[int, Any] = {}
+    for part in parts:
+        rows = _unpacked(part)
+        if type(rows) is not dict or not {*map(type, rows)} <= _ROWS:
+            raise WireError(f"a tree of rows was expected, not {brief(rows)}")
+        found.update(rows)
+    return found
+
+
+def _unpacked(content: bytes | bytearray | memoryview) -> Any:
     try:
         return _decoder.decode(content)
     except WireError:

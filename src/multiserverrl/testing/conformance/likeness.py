@@ -33,8 +33,9 @@ _WAIT_S = 5.0
 def _single(subject: Subject) -> Callable[[], VirtualEnv]:
     def make() -> VirtualEnv:
         return VirtualEnv(
-            subject.url, subject.env.env_id, token=subject.token, timeout_s=subject.timeout_s, wait_s=_WAIT_S
-        )
+            subject.url, subject.env.env_id, token=subject.token, timeout_s=subject.timeout_s, wait_s=_WAIT_S,
+            ca_file=subject.trust.ca_file, fingerprint=subject.trust.fingerprint,
+        )  # fmt: skip
 
     return make
 
@@ -44,6 +45,7 @@ def _vector(subject: Subject, num_envs: int, mode: str) -> Callable[[], VirtualV
         return VirtualVectorEnv(
             subject.url, subject.env.env_id, num_envs, autoreset_mode=mode,
             token=subject.token, timeout_s=subject.timeout_s, wait_s=_WAIT_S,
+            ca_file=subject.trust.ca_file, fingerprint=subject.trust.fingerprint,
         )  # fmt: skip
 
     return make

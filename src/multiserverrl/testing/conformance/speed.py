@@ -44,6 +44,7 @@ def _stepped(subject: Subject, num_envs: int) -> str:
     envs = VirtualVectorEnv(
         subject.url, subject.env.env_id, num_envs, autoreset_mode=mode,
         token=subject.token, timeout_s=subject.timeout_s, wait_s=5.0,
+        ca_file=subject.trust.ca_file, fingerprint=subject.trust.fingerprint,
     )  # fmt: skip
     try:
         envs.reset(seed=SEED)

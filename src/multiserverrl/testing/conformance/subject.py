@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from multiserverrl.client.api import ServerDescription, describe
 from multiserverrl.client.transport import Address
-from multiserverrl.errors import MultiServerRLError, UnknownEnvError, WireError
+from multiserverrl.client.trust import SYSTEM_TRUST, Trust
+from multiserverrl.errors import MultiServerRLError, UnknownEnvError
 from multiserverrl.testing.conformance.claim import Skip
 from multiserverrl.testing.conformance.raw import RawSocket
 from multiserverrl.testing.contract import assert_same
@@ -35,7 +36,7 @@ from multiserverrl.wire.messages import (
     Stepped,
 )
 from multiserverrl.wire.spaces import restore_space
-from multiserverrl.wire.trees import pack_tree, unpack_tree
+from multiserverrl.wire.trees import pack_tree, unpack_rows
 
 __all__ = ["Move", "RawSession", "Script", "Subject", "shown", "told_of"]
 
@@ -78,10 +79,17 @@ class Subject:
     UnknownEnvError, ServerUnreachable, Unauthorized and the like when it cannot be looked at.
     """
 
-    def __init__(self, url: str, env_id: str | None = None, token: str | None = None, timeout_s: float = 30.0) -> None:
-        self.address, self.timeout_s = Address.parse(url, token), timeout_s
+    def __init__(
+        self,
+        url: str,
+        env_id: str | None = None,
+        token: str | None = None,
+        timeout_s: float = 30.0,
+        trust: Trust = SYSTEM_TRUST,
+    ) -> None:
+        self.address, self.timeout_s, self.trust = Address.parse(url, token, trust), timeout_s, trust
         self.url, self.token = str(self.address), self.address.token
-        self.description: ServerDescription = describe(self.url, token=self.token, timeout_s=timeout_s)
+        self.description: ServerDescription = describe(self.url, token=self.token, timeout_s=timeout_s, trust=trust)
         self.env = self._chosen(env_id)
         self.observation_space = restore_space(self.env.observation_space)
         self.action_space = restore_space(self.env.action_space)
@@ -298,27 +306,17 @@ def told_of(answer: Stepped, body: memoryview, layout: StepLayout) -> dict[str, 
     """An answer as values, without what no two runs agree on. WireError for a body that is not of this layout."""
     obs, rewards, terminated, truncated = layout.unpack(body)
     return {
-        "obs": obs if layout.is_fixed else _rows(answer.observations),
+        "obs": obs if layout.is_fixed else unpack_rows(answer.observations),
         "rewards": rewards,
         "terminated": terminated,
         "truncated": truncated,
-        "infos": {row: _without_time(info) for row, info in _rows(answer.infos).items()},
+        "infos": {row: _without_time(info) for row, info in unpack_rows(answer.infos).items()},
         "finals": [(one.rows, one.content) for one in answer.finals],
     }
 
 
 def _kind(move: Move) -> str:
     return "a reset" if move.is_reset else "a step"
-
-
-def _rows(parts: list[bytes]) -> dict[int, Any]:
-    found: dict[int, Any] = {}
-    for part in parts:
-        rows = unpack_tree(part)
-        if not isinstance(rows, dict):
-            raise WireError(f"a tree of rows was expected, not {type(rows).__name__}")
-        found.update(rows)
-    return found
 
 
 def _without_time(info: Any) -> Any:
