@@ -184,3 +184,17 @@ def test_help_gives_the_origins_words_and_imports_nothing_heavy() -> None:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     for word in ("exploration worker", "model worker", "training worker"):
         assert word in " ".join(ended.stdout.split())
+
+
+def test_output_that_a_full_disk_has_no_room_for_is_one_line_and_no_traceback() -> None:
+    program = (
+        "import sys\nfrom multiserverrl import cli\n"
+        "cli._eval = lambda namespace: print('a score') or 0\n"
+        "sys.exit(cli.main(['eval', 'runs/one']))\n"
+    )
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ended.returncode == 1
+    assert ended.stderr == "multiserverrl: the disk is full: [Errno 28] No space left on device\n"

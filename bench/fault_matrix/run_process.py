@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from scene import descendants_of
+from scene import command_of, descendants_of
 
 DEADLINE_S = 120.0
 
@@ -51,7 +51,7 @@ class TrainingRun:
     def pids(self, names: Iterable[str] = ("",)) -> list[int]:
         """The launcher and all below it whose command line has one of the names."""
         pids = [self.process.pid, *descendants_of(self.process.pid)]
-        return [pid for pid in pids if any(name in _command_of(pid) for name in names)]
+        return [pid for pid in pids if any(name in command_of(pid) for name in names)]
 
     def kill(self) -> None:
         """SIGKILL to all of its processes; none is left."""
@@ -100,13 +100,6 @@ def limit_files(pids: Iterable[int], most_bytes: int) -> None:
     for pid in pids:
         hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (most_bytes if most_bytes >= 0 else hard, hard))
-
-
-def _command_of(pid: int) -> str:
-    try:
-        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
 
 
 def _kill(pid: int) -> None:

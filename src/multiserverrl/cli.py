@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ from multiserverrl.train.config import TrainConfig
 
 __all__ = ["main"]
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ENV_ID_HELP = "a registered Gymnasium id, module:Env-v0, or path/to/file.py:EnvClass"
 
 
@@ -38,8 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("multiserverrl: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # who read our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _without_output()
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        print(f"multiserverrl: the disk is full: {error}", file=sys.stderr)
+        return _without_output()
+
+
+def _without_output() -> int:
+    """Nothing more is written at the end of the process; the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
