@@ -18,7 +18,6 @@ import numpy as np
 import greedy
 import multiserverrl as msr
 import placement
-from footprint import pss_bytes
 from matrix import Effort, FaultRow, Seen
 from multiserverrl.testing.serving import serving, worker_pids
 from scene import local_walk, percentile, walk
@@ -85,6 +84,11 @@ def want_too_much(effort: Effort) -> Seen:
         f"{greedy.MOST_BYTES >> 10} kB); refused otherwise than promised: {names}; the live session's steps {equal}",
         not other and is_equal and max(front_kb, worker_kb) <= _MOST_GROWN_KB,
     )
+
+
+def _held_kb(pid: int) -> int:
+    lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
 
 
 class Crowd:
@@ -181,7 +185,8 @@ class Crowded:
     def __init__(self, effort: Effort, stack: contextlib.ExitStack) -> None:
         self.cores = placement.cores()
         self.slices, self.is_bad, self.told = effort.times(20, 100), False, list[str]()
-        limits = {"handshake_s": effort.times(3, 20), "body_s": effort.times(3, 20), "max_sessions_per_client": 2048}
+        self.noise_us = effort.times(10_000, 0)  # of a percentile of a few steps on a machine that does other things
+        limits = {"handshake_s": effort.times(3, 40), "body_s": effort.times(3, 40), "max_sessions_per_client": 2048}
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, soft)
         stack.enter_context(placement.pinned(self.cores[0]))
@@ -195,13 +200,19 @@ class Crowded:
         return Crowd(kind, self.server.url, counts, self.cores[1])
 
     def held_kb(self) -> float:
-        """What the front and the env workers hold (PSS)."""
-        return sum(pss_bytes(pid) for pid in [*self.server.pids(), *worker_pids(self.server)]) / 1024
+        """What the front and the env workers hold, but for files: crowds map them, too."""
+        return sum(_held_kb(pid) for pid in [*self.server.pids(), *worker_pids(self.server)])
+
+    def num_descriptors(self) -> int:
+        """The front's: what is in its backlog has none yet."""
+        return len(os.listdir(f"/proc/{self.server.pids()[0]}/fd"))
 
     def compare(self, what: str, calm: tuple[float, float], then: tuple[float, float]) -> None:
         """Note how much longer the steps took."""
         ratios = [after / before for after, before in zip(then, calm, strict=True)]
-        self.is_bad |= max(ratios) > _MOST_RATIO
+        self.is_bad |= any(
+            ratio > _MOST_RATIO and after > self.noise_us for ratio, after in zip(ratios, then, strict=True)
+        )
         self.told.append(f"{what}: p99 {then[0]:.0f} µs by the env worker ({ratios[0]:.2f}×), "
                          f"{then[1]:.0f} µs by the front ({ratios[1]:.2f}×)")  # fmt: skip
 
@@ -223,8 +234,9 @@ def _slow(crowded: Crowded, count: int) -> None:
 
 def _silent(crowded: Crowded, count: int) -> None:
     calm, before_kb = crowded.live.calm_us(crowded.slices), crowded.held_kb()
+    here = crowded.num_descriptors() + count
     with crowded.crowd("silent", [count]) as crowd:
-        arriving = crowded.live.p99_us(crowd.has_said)
+        arriving = crowded.live.p99_us(lambda: crowded.num_descriptors() >= here)
         crowd.lines()
         each_kb = (crowded.held_kb() - before_kb) / count
         idle = crowded.live.calm_us(crowded.slices)

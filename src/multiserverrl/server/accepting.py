@@ -1,4 +1,4 @@
-"""Takes connections from the listening socket, a few at a time, and no more than the limits allow.
+"""Takes connections from the listening socket, one a turn of the loop, and no more than the limits allow.
 
 An event loop accepts as many at once as lie in the backlog, thousands in a flood, and the live sessions wait meanwhile.
 One connection too many is told so, in plain HTTP, before anything is done for it; one for TLS is just closed.
@@ -22,7 +22,7 @@ from multiserverrl.server.limits import Pace, Places
 
 __all__ = ["Accepting", "room_for_connections"]
 
-_BURST, _A_SECOND = 64, 1000.0  # connections that are taken at once, and then each second
+_BURST, _A_SECOND = 64, 500.0  # connections that are taken at once, and then each second
 _PAUSE_S = 0.2  # when the system has no descriptor left
 _LINGER_S, _MOST_LINGERING = 0.5, 256  # for the client to read its refusal
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
