@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import pathlib
-from collections.abc import Iterator
+import resource
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
 
 import greedy
 import multiserverrl as msr
+import placement
 from matrix import Effort, FaultRow, Seen
 from multiserverrl.testing.serving import serving, worker_pids
-from scene import local_walk, walk
+from scene import local_walk, percentile, walk
 
+_MOST_RATIO = 2.0
+_STEPS_A_SLICE = 100
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _MOST_GROWN_KB = 2 * (greedy.MOST_BYTES >> 10) + 2048  # a message as it came, and as it is handed on
 
 
@@ -73,7 +86,212 @@ def want_too_much(effort: Effort) -> Seen:
     )
 
 
+def _held_kb(pid: int) -> int:
+    lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+
+
+class Crowd:
+    """Processes of `crowd.py`, each with so many clients, on one core; ended at the end."""
+
+    def __init__(self, kind: str, url: str, counts: list[int], core: int) -> None:
+        command = [sys.executable, str(pathlib.Path(__file__).with_name("crowd.py")), kind, url]
+        self._processes = [
+            subprocess.Popen(
+                ["taskset", "-c", str(core), *command, str(count)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **_ONE_THREAD},
+            )
+            for count in counts
+        ]  # fmt: skip
+
+    def __enter__(self) -> Crowd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+
+    def has_said(self) -> bool:
+        """Whether each of them has said something since."""
+        streams = [process.stdout for process in self._processes]
+        return len(select.select(streams, [], [], 0)[0]) == len(streams)
+
+    def lines(self) -> list[str]:
+        """What each says next; waits for it."""
+        return [_line(process) for process in self._processes]
+
+    def go_on(self) -> None:
+        """Tell them all."""
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError("a crowd's process has died")
+    return line.strip()
+
+
+class Live:
+    """Two live sessions whose steps are timed: one that its env worker answers itself, one by way of the front."""
+
+    def __init__(self, url: str) -> None:
+        self._lent = msr.VirtualVectorEnv(url, num_envs=1)
+        self._fronted = msr.VirtualVectorEnv(url, num_envs=1, checksum=True)  # coded frames are the front's
+        self._actions = np.zeros(1, np.int64)
+        for envs in (self._lent, self._fronted):
+            envs.reset(seed=0)
+
+    def close(self) -> None:
+        self._lent.close()
+        self._fronted.close()
+
+    def slice(self) -> tuple[list[float], list[float]]:
+        """Seconds of some steps of each."""
+        return self._timed(self._lent), self._timed(self._fronted)
+
+    def _timed(self, envs: msr.VirtualVectorEnv) -> list[float]:
+        times, now, step = [], time.perf_counter, envs.step
+        for _ in range(_STEPS_A_SLICE):
+            began = now()
+            step(self._actions)
+            times.append(now() - began)
+        return times
+
+    def p99_us(self, is_over: Callable[[], bool]) -> tuple[float, float]:
+        """The 99th percentile of each one's steps until then."""
+        lent, fronted = list[float](), list[float]()
+        while True:
+            parts = self.slice()
+            lent += parts[0]
+            fronted += parts[1]
+            if is_over():
+                return 1e6 * percentile(lent, 0.99), 1e6 * percentile(fronted, 0.99)
+
+    def calm_us(self, slices: int) -> tuple[float, float]:
+        """The same with nothing else going on."""
+        left = iter(range(slices))
+        return self.p99_us(lambda: next(left, None) is None)
+
+
+class Crowded:
+    """A server with two live sessions, and what becomes of them while others come in crowds."""
+
+    def __init__(self, effort: Effort, stack: contextlib.ExitStack) -> None:
+        self.cores = placement.cores()
+        self.slices, self.is_bad, self.told = effort.times(20, 100), False, list[str]()
+        self.noise_us = effort.times(10_000, 0)  # of a percentile of a few steps on a machine that does other things
+        limits = {"handshake_s": effort.times(3, 40), "body_s": effort.times(3, 40), "max_sessions_per_client": 2048}
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, soft)
+        stack.enter_context(placement.pinned(self.cores[0]))
+        self.server = stack.enter_context(serving("CartPole-v1", count=1100, workers=2, **limits))
+        self.limit_s = float(limits["handshake_s"])
+        os.sched_setaffinity(self.server.pids()[0], {self.cores[1]})
+        self.live = Live(self.server.url)
+        stack.callback(self.live.close)
+
+    def crowd(self, kind: str, counts: list[int]) -> Crowd:
+        return Crowd(kind, self.server.url, counts, self.cores[1])
+
+    def held_kb(self) -> float:
+        """What the front and the env workers hold, but for files: crowds map them, too."""
+        return sum(_held_kb(pid) for pid in [*self.server.pids(), *worker_pids(self.server)])
+
+    def num_descriptors(self) -> int:
+        """The front's: what is in its backlog has none yet."""
+        return len(os.listdir(f"/proc/{self.server.pids()[0]}/fd"))
+
+    def compare(self, what: str, calm: tuple[float, float], then: tuple[float, float]) -> None:
+        """Note how much longer the steps took."""
+        ratios = [after / before for after, before in zip(then, calm, strict=True)]
+        self.is_bad |= any(
+            ratio > _MOST_RATIO and after > self.noise_us for ratio, after in zip(ratios, then, strict=True)
+        )
+        self.told.append(f"{what}: p99 {then[0]:.0f} µs by the env worker ({ratios[0]:.2f}×), "
+                         f"{then[1]:.0f} µs by the front ({ratios[1]:.2f}×)")  # fmt: skip
+
+    def note(self, text: str, *, holds: bool = True) -> None:
+        self.is_bad |= not holds
+        self.told.append(text)
+
+
+def _slow(crowded: Crowded, count: int) -> None:
+    calm = crowded.live.calm_us(crowded.slices)
+    with crowded.crowd("drip", [count]) as crowd:
+        crowd.lines()
+        during = crowded.live.p99_us(crowd.has_said)
+        told = json.loads(crowd.lines()[0])
+    crowded.compare(f"{count} heads and bodies a byte at a time", calm, during)
+    in_time = told["last_s"] < crowded.limit_s + 3
+    crowded.note(f"{told['cut']} cut by {told['last_s']:.1f} s", holds=told["cut"] == count and in_time)
+
+
+def _silent(crowded: Crowded, count: int) -> None:
+    calm, before_kb = crowded.live.calm_us(crowded.slices), crowded.held_kb()
+    here = crowded.num_descriptors() + count
+    with crowded.crowd("silent", [count]) as crowd:
+        arriving = crowded.live.p99_us(lambda: crowded.num_descriptors() >= here)
+        crowd.lines()
+        each_kb = (crowded.held_kb() - before_kb) / count
+        idle = crowded.live.calm_us(crowded.slices)
+        is_whole = not crowd.has_said()
+        told = json.loads(crowd.lines()[0])
+    crowded.compare(f"{count} connections arrive", calm, arriving)
+    crowded.compare("idle", calm, idle)
+    crowded.note(f"{each_kb:.1f} kB each, {told['cut']} cut", holds=is_whole and told["cut"] == count)
+
+
+def _idle_sessions(crowded: Crowded, count: int) -> None:
+    calm, before_kb = crowded.live.calm_us(crowded.slices), crowded.held_kb()
+    with crowded.crowd("sessions", [count]) as crowd:
+        crowd.lines()
+        each_kb = (crowded.held_kb() - before_kb) / count
+        idle = crowded.live.calm_us(crowded.slices)
+        crowd.go_on()
+        crowd.lines()
+    crowded.compare(f"{count} idle sessions", calm, idle)
+    crowded.note(f"{each_kb:.1f} kB each")
+
+
+def _all_at_once(crowded: Crowded, count: int) -> None:
+    calm = crowded.live.calm_us(crowded.slices)
+    with crowded.crowd("reconnect", [count // 2] * 2) as crowd:
+        crowd.lines()
+        crowd.go_on()
+        during = crowded.live.p99_us(crowd.has_said)
+        back_s = [one for line in crowd.lines() for one in json.loads(line)["back_s"]]
+        crowd.go_on()
+        crowd.lines()
+    crowded.compare(f"{count} clients cut at once", calm, during)
+    crowded.note(f"99 % back in {percentile(back_s, 0.99):.1f} s", holds=len(back_s) == count)
+
+
+def come_in_crowds(effort: Effort) -> Seen:
+    """Clients and env workers have one core; the front has the other, with the crowd, which gives way to it."""
+    count = effort.times(100, 1000)
+    with contextlib.ExitStack() as stack:
+        crowded = Crowded(effort, stack)
+        _slow(crowded, count)
+        _silent(crowded, 9 * count)
+        _all_at_once(crowded, count)
+        _idle_sessions(crowded, count)
+    done = f"{count} slow, {9 * count} silent, {count} idle sessions, {count} at once"
+    return Seen(done, "; ".join(crowded.told), not crowded.is_bad)
+
+
 ROWS: list[FaultRow] = [
+    FaultRow(
+        "13",
+        "slow-loris heads and bodies; 9,000 idle connections; 1,000 idle sessions; 1,000 clients back at once",
+        f"cut at limits; p99 of live sessions' steps at most {_MOST_RATIO:g}× of undisturbed; all back",
+        come_in_crowds,
+    ),
     FaultRow(
         "14",
         "1 MiB header, oversized body, lying lengths, decompression bomb, huge declared shape",

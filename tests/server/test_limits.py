@@ -8,7 +8,7 @@ import pytest
 
 from multiserverrl.errors import MultiServerRLError, ServerFull
 from multiserverrl.server.config import ServerConfig
-from multiserverrl.server.limits import HeadTooLarge, Phase, Places, RequestMeter, TooLarge, TooSlow
+from multiserverrl.server.limits import HeadTooLarge, Pace, Phase, Places, RequestMeter, TooLarge, TooSlow
 
 
 def meter(**settings: Any) -> RequestMeter:
@@ -37,6 +37,15 @@ def test_places_are_counted_in_all_and_by_client() -> None:
     assert "from a (serve … --max-connections-per-client)" in places.refusal("a")
     places.give_back("a")
     assert places.refusal("a") == "" and places.num_taken == 1
+
+
+def test_so_many_may_come_at_once_and_then_so_many_a_second() -> None:
+    pace = Pace(10, 100.0, now=50.0)
+    assert [pace.pause_s(50.0) for _ in range(10)] == [0.0] * 10
+    assert [round(pace.pause_s(50.0), 3) for _ in range(3)] == [0.01, 0.02, 0.03]
+    assert pace.pause_s(50.04) <= 0.01
+    assert [pace.pause_s(60.0) for _ in range(10)] == [0.0] * 10  # no more than the burst is saved up
+    assert pace.pause_s(60.0) > 0
 
 
 def test_a_head_may_be_as_large_as_the_limit_and_no_larger() -> None:

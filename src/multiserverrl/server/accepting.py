@@ -1,4 +1,4 @@
-"""Takes connections from the listening socket, a few at a time, and no more than the limits allow.
+"""Takes connections from the listening socket, one a turn of the loop, and no more than the limits allow.
 
 An event loop accepts as many at once as lie in the backlog, thousands in a flood, and the live sessions wait meanwhile.
 One connection too many is told so, in plain HTTP, before anything is done for it; one for TLS is just closed.
@@ -18,11 +18,11 @@ from multiserverrl.errors import ServerUnreachable
 from multiserverrl.observe.log import log
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.httplimits import refusal_bytes
-from multiserverrl.server.limits import Places
+from multiserverrl.server.limits import Pace, Places
 
 __all__ = ["Accepting", "room_for_connections"]
 
-_AT_ONCE = 8
+_BURST, _A_SECOND = 64, 500.0  # connections that are taken at once, and then each second
 _PAUSE_S = 0.2  # when the system has no descriptor left
 _LINGER_S, _MOST_LINGERING = 0.5, 256  # for the client to read its refusal
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -63,17 +63,17 @@ class Accepting:
         await asyncio.gather(self._running, *self._tasks, return_exceptions=True)
 
     async def _run(self) -> None:
+        pace = Pace(_BURST, _A_SECOND, self._loop.time())
         while True:
-            for _ in range(_AT_ONCE):
-                try:
-                    connected, address = await self._loop.sock_accept(self._listener)
-                except OSError as error:
-                    if error.errno in _SHORT:
-                        log("cannot_accept", error=error.strerror, connections=self._places.num_taken)
-                        await asyncio.sleep(_PAUSE_S)
-                else:
-                    self._admit(connected, str(address[0]))
-            await asyncio.sleep(0)  # the others' turn
+            try:
+                connected, address = await self._loop.sock_accept(self._listener)
+            except OSError as error:
+                if error.errno in _SHORT:
+                    log("cannot_accept", error=error.strerror, connections=self._places.num_taken)
+                    await asyncio.sleep(_PAUSE_S)
+            else:
+                self._admit(connected, str(address[0]))
+            await asyncio.sleep(pace.pause_s(self._loop.time()))  # the others' turn, at least
 
     def _admit(self, connected: socket.socket, client: str) -> None:
         if refusal := self._places.refusal(client):

@@ -12,7 +12,7 @@ from multiserverrl.errors import MultiServerRLError, ServerFull, WireError
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.settings import flag_name
 
-__all__ = ["HeadTooLarge", "Phase", "Places", "RequestMeter", "TooLarge", "TooSlow"]
+__all__ = ["HeadTooLarge", "Pace", "Phase", "Places", "RequestMeter", "TooLarge", "TooSlow"]
 
 LEAST_BYTES_PER_S = 1 << 16  # a body that comes as fast as this has more time than --body-s
 _MOST_PIPELINED = 8  # requests that wait for the answer before them
@@ -69,6 +69,19 @@ class Places:
         self._taken[client] -= 1
         if not self._taken[client]:
             del self._taken[client]
+
+
+class Pace:
+    """So many at once, and so many a second in the long run."""
+
+    def __init__(self, burst: int, a_second: float, now: float) -> None:
+        self._burst_s, self._each_s = burst / a_second, 1 / a_second
+        self._until = now - self._burst_s  # when those so far are paid for
+
+    def pause_s(self, now: float) -> float:
+        """One more came: how long to wait before the next."""
+        self._until = max(self._until, now - self._burst_s) + self._each_s
+        return max(0.0, self._until - now)
 
 
 class Phase(enum.Enum):
