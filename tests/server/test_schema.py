@@ -23,7 +23,7 @@ LEFT_OUT = ("/v1/stream", "/openapi.json")
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(*ENVS, count=8000, workers=1, max_envs_per_session=8, allow_attr="steps", idle_s=5.0) as server:
+    with serving(*ENVS, count=3000, workers=1, max_envs_per_session=8, allow_attr="steps", idle_s=5.0) as server:
         yield server.url
 
 
