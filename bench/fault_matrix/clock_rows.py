@@ -27,6 +27,7 @@ def jump(effort: Effort) -> Seen:
     seconds = effort.times(5, 120)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
         clock = pathlib.Path(folder, "clock")
+        opened.callback(_clean_up, set(os.listdir("/dev/shm")))
         clock.write_text("+0")
         faked = {**os.environ, **_faked(clock)}
         pathlib.Path(folder, "sitecustomize.py").write_text(_SLEEP)
@@ -88,6 +89,13 @@ def _faked(clock: pathlib.Path) -> dict[str, str]:
         "FAKETIME_NO_CACHE": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(clock.parent), os.environ.get("PYTHONPATH", "")])),
     }
+
+
+def _clean_up(before: set[str]) -> None:
+    """What libfaketime left in shared memory of processes that were killed."""
+    for name in set(os.listdir("/dev/shm")) - before:
+        if name.startswith(("faketime_shm_", "sem.faketime_sem_")):
+            pathlib.Path("/dev/shm", name).unlink(missing_ok=True)
 
 
 def _freed_after(url: str) -> float:
