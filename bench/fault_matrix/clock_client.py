@@ -45,8 +45,10 @@ def main(url: str, seconds: float) -> dict[str, Any]:
         try:
             slow.reset(options={"how": "sleep", "at": 1, "sleep_s": SLOW_S})
             slow.step(0)
+            jumps.look()
             slow._remote.link._drop()
             time.sleep(AWAY_S)
+            jumps.look()
             slow.step(0)
             reconnects += 1
             steps += _steps(walking, digest, choices, jumps)
