@@ -67,7 +67,7 @@ class Requests:
         reply: Callable[[bytes], None],
     ) -> None:
         try:
-            self._sessions.check_begin()
+            self._sessions.check_begin(session)
             lane.check(request, body)
         except Exception as error:
             reply(self._withdrawn(session, state, request, _refusal_of(error)))
@@ -183,7 +183,7 @@ class Requests:
         """The door: what the request may not do is refused before anything is touched."""
         if isinstance(request, Close):
             return None
-        self._sessions.check_begin()
+        self._sessions.check_begin(session)
         if isinstance(request, Call) and request.name.partition(".")[0] not in self._allowed:
             raise NotAllowedError(f"the operator does not let clients touch {request.name!r} (serve … --allow-attr)")
         return session.lanes[request.lane].check(request, body)

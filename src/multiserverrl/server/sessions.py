@@ -54,6 +54,7 @@ class LiveSession:
         self.waiters: dict[int, list[asyncio.Future[bytes]]] = {}
         self.num_waiting = 0  # repeats of a running request that have not been answered yet
         self.loan: Loan | None = None  # while an env worker answers its client
+        self.is_closing = False
 
     async def recall(self) -> None:
         """Until no env worker holds the session's connection: from then on, as long as nothing is awaited."""
@@ -246,6 +247,7 @@ class Sessions:
         """The session is gone at once; its envs are free when the task has ended. None when it was gone before."""
         if self.live.pop(session.state.id, None) is None:
             return None
+        session.is_closing = True
         log("session_closed", session=session.state.id, reason=reason)
         if session.loan is None:
             self._fence_out(session, reason)
@@ -285,8 +287,10 @@ class Sessions:
         if self.is_draining:
             raise ServerStopping(f"{_STOPPING}; try again in a few seconds")
 
-    def check_begin(self) -> None:
-        """SessionLost for a request that begins when the server is stopping."""
+    def check_begin(self, session: LiveSession) -> None:
+        """SessionLost for a request that begins when its session is being closed, or the server stopped."""
+        if session.is_closing:
+            raise SessionLost("the session was closed")
         if self.is_draining:
             raise SessionLost(f"{_STOPPING}: this was not carried out, and the session ends")
 
