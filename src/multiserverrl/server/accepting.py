@@ -22,7 +22,7 @@ from multiserverrl.server.limits import Pace, Places
 
 __all__ = ["Accepting", "room_for_connections"]
 
-_BURST, _A_SECOND = 64, 500.0  # connections that are taken at once, and then each second
+_BURST, _A_SECOND = 2, 250.0  # connections that are taken at once, and then each second; each costs a live step 0.7 ms
 _PAUSE_S = 0.2  # when the system has no descriptor left
 _LINGER_S, _MOST_LINGERING = 0.5, 256  # for the client to read its refusal
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
