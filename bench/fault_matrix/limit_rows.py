@@ -189,7 +189,7 @@ class Crowded:
         self.calms = list[tuple[float, float]]()  # p99 with nothing else going on, between the crowds
         self.compared = list[tuple[str, tuple[float, float]]]()
         self.noise_us = effort.times(10_000, 0)  # of a percentile of a few steps on a machine that does other things
-        limits = {"handshake_s": effort.times(3, 40), "body_s": effort.times(3, 40), "max_sessions_per_client": 2048}
+        limits = {"handshake_s": effort.times(6, 50), "body_s": effort.times(6, 50), "max_sessions_per_client": 2048}
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, soft)
         stack.enter_context(placement.pinned(self.cores[0]))
