@@ -21,7 +21,20 @@ def test_an_address_is_read(url: str, wanted: str) -> None:
     assert str(Address.parse(url)) == wanted
 
 
-@pytest.mark.parametrize("url", ["", "ftp://a", "http://", "http://a:b", "http://a:99999", "http://a/path"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "ftp://a",
+        "http://",
+        "http://a:b",
+        "http://a:99999",
+        "http://a/path",
+        "http://[::1",
+        "[a]:1",
+        "http://[a:1]:7",
+    ],
+)
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ConfigError):
         Address.parse(url)
@@ -36,7 +49,11 @@ def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://u:hidden-word@a", "http://hidden-word@a", "http://a?t=hidden-word", "a#hidden-word"]
+    "url",
+    [
+        *("http://u:hidden-word@a", "http://hidden-word@a", "http://a?t=hidden-word", "a#hidden-word"),
+        *("http://[u:hidden-word@a]:1800", "u:hidden-word@[a", "http://u:hidden-word@a:b"),
+    ],
 )
 def test_an_address_bears_no_secret_and_one_that_does_is_not_repeated(url: str) -> None:
     with pytest.raises(ConfigError, match="MULTISERVERRL_TOKEN") as refused:

@@ -111,6 +111,12 @@ def test_another_certificate_than_the_pinned_one_is_refused_and_named(secure: Ru
         VirtualEnv(secure.url, fingerprint="0" * 64)
 
 
+def test_a_ca_that_has_not_signed_it_is_named(secure: RunningServer, tmp_path: Path) -> None:
+    other = Authority(tmp_path).ca_file
+    with pytest.raises(UntrustedServer, match=f"no certificate in {other} .*has signed it"):
+        describe(secure.url, trust=Trust(other))
+
+
 def test_with_a_ca_and_a_pin_both_must_hold(secure: RunningServer, signed: Signed, tmp_path: Path) -> None:
     with pytest.raises(UntrustedServer, match="is not trusted"):
         describe(secure.url, trust=Trust(Authority(tmp_path).ca_file, signed.fingerprint))

@@ -360,3 +360,13 @@ def test_a_broken_checkpoint_ends_the_resume_with_its_path(tmp_path: Path) -> No
         arrays.write_bytes(b"\xff" * 100)
     with pytest.raises(CheckpointError, match=r"checkpoint-0.*arrays\.safetensors has 100 bytes"):
         train_in(tmp_path / "run", TINY, resume=True)
+
+
+def test_a_resume_with_settings_that_the_checkpoint_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+    train_in(tmp_path / "run", replace(TINY, episodes=1))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.json")}
+    with pytest.raises(CheckpointError, match="of a run with other settings"):
+        train_in(tmp_path / "run", replace(TINY, hidden="7"), resume=True)
+    assert set(before) == {"config.json", "result.json"}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.json")} == before
+    assert train_in(tmp_path / "run", resumed_settings(tmp_path / "run")[1], resume=True).exit_code == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,12 @@ def test_an_env_that_has_used_up_its_episodes_steps_on_unsent() -> None:
         [True, False],
         [True, False],
     ]
+
+
+def test_the_cause_of_a_fault_is_told_and_not_at_every_step(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "multiserverrl")
+    Explored([Script(num_envs=3, length=4, faults={number: [1] for number in range(2, 15)})], writes=14)
+    assert caplog.messages == ['env_failed why="it broke" faults=1', 'env_failed why="it broke" faults=10']
 
 
 def test_a_failed_env_is_not_learned_from_and_is_counted() -> None:

@@ -14,6 +14,7 @@ from multiserverrl.wire.tokens import TOKEN_VARIABLE
 
 __all__ = ["Address"]
 
+_LOOKS_LIKE = "it looks like http://localhost:1800"
 _TRY_S = 2.0  # to connect; then it is tried anew, as the system repeats a lost SYN ever more seldom
 
 
@@ -32,18 +33,18 @@ class Address:
         """`http://host:port` or https; the token defaults to MULTISERVERRL_TOKEN. ConfigError for another URL."""
         if not isinstance(url, str):
             raise ConfigError(f"the address of an env server is a text like http://localhost:1800, not {url!r}")
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        try:
-            port = parts.port
-        except ValueError as error:
-            raise ConfigError(f"{url!r}: {error}") from error
-        if "@" in parts.netloc or parts.query or parts.fragment:  # not shown: it may hold a secret
+        if any(sign in url for sign in "@?#"):  # not shown: it may hold a secret
             raise ConfigError(
                 f"the address of an env server is scheme, host and port alone, such as http://localhost:1800; "
                 f"a token goes into {TOKEN_VARIABLE}"
             )
+        try:
+            parts = urlsplit(url if "//" in url else f"http://{url}")
+            port = parts.port
+        except ValueError as error:  # brackets without an IPv6 address, a port that is none
+            raise ConfigError(f"{url!r} is not the address of an env server ({error}); {_LOOKS_LIKE}") from error
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
-            raise ConfigError(f"{url!r} is not the address of an env server; it looks like http://localhost:1800")
+            raise ConfigError(f"{url!r} is not the address of an env server; {_LOOKS_LIKE}")
         if trust and parts.scheme != "https":
             raise ConfigError(f"{url!r}: ca_file and fingerprint are for https://, plain HTTP knows no certificates")
         port = port or (443 if parts.scheme == "https" else 1800)

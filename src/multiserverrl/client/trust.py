@@ -32,6 +32,7 @@ _ADVICE = {
     62: "it is for another host name: use a name that it has, or make one that has this name",
     64: "it is for another address: use a name or address that it has, or make one that has this address",
 }
+_UNSIGNED = (18, 19, 20, 21)
 
 
 def token_to_show(given: str | None) -> str | None:
@@ -72,6 +73,8 @@ class Trust:
         except ssl.SSLCertVerificationError as error:
             told = error.verify_message.rstrip(".")
             advice = _ADVICE.get(error.verify_code, _OWN_CA)
+            if self.ca_file is not None and error.verify_code in _UNSIGNED:
+                advice = f"no certificate in {self.ca_file} (ca_file=, --ca-file) has signed it: is it the right file?"
             raise UntrustedServer(f"the certificate of {address} is not trusted ({told}): {advice}") from error
         except ssl.SSLEOFError:  # it hung up, which it may do for many a reason
             raise

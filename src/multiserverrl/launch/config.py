@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 
 from multiserverrl.client.trust import Trust
 from multiserverrl.errors import ConfigError
@@ -39,6 +40,10 @@ class LaunchConfig:
             raise ConfigError(f"--count must be at least 1, not {self.count}")
         if self.servers < 1:
             raise ConfigError(f"--servers must be at least 1, not {self.servers}")
+        if self.host is not None and not _is_host(self.host):  # not shown: it may hold a secret
+            raise ConfigError(
+                "--host is a name or an address alone, such as sim or 10.0.0.7; https is --tls, a port --port"
+            )
         if self.port is not None and not 1 <= self.port <= 65536 - self.servers:
             raise ConfigError(f"--port must be between 1 and {65536 - self.servers}, not {self.port}")
         if self.servers > 1 and self.is_embedded:
@@ -68,3 +73,19 @@ class LaunchConfig:
         first = self.port or DEFAULT_PORT
         scheme = "https" if self.tls or self.trust else "http"
         return [f"{scheme}://{name}:{first + offset}" for offset in range(self.servers)]
+
+
+def _is_host(text: str) -> bool:
+    """Whether it can be a host's name or address, without scheme, port or path; IPv6 with brackets or without."""
+    if not text or not text.isprintable() or any(sign in text for sign in " /@?#"):
+        return False
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    return _is_ipv6(bare) or not any(sign in text for sign in ":[]")
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True

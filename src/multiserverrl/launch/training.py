@@ -69,11 +69,14 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress) -> Outc
 
 def _run(plan: RunPlan, place: Place, caught: Interrupts, progress: Progress, run_dir: RunDir) -> Outcome:
     go_on = f"go on with: multiserverrl train --resume {run_dir.path}"
+    checkpoints = set(run_dir.checkpoints.iterdir())
     with MetricsWriter(run_dir.metrics) as metrics:
         try:
             ending = LocalRun(plan, place.tend, caught, progress, metrics).run()
         except (RunError, PeerError) as error:
             progress.close()
+            if isinstance(error, CheckpointError) and checkpoints == set(run_dir.checkpoints.iterdir()):
+                run_dir.put_back()  # settings that its checkpoints do not fit would be all that is left of the run
             if not isinstance(error, CheckpointError) and any(run_dir.checkpoints.iterdir()):
                 progress.say(f"the run ended too early, its last checkpoint is kept; {go_on}")
             raise

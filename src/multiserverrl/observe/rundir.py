@@ -37,6 +37,7 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock_fd: int | None = None
+        self._before: dict[str, bytes] = {}
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.policy = path / "policy.safetensors"
@@ -99,10 +100,23 @@ class RunDir:
     def begin_again(self, config: dict[str, Any]) -> None:
         """A resumed run has not ended, and may have other settings. ConfigError when they cannot be written."""
         try:
+            self._before = {
+                path.name: path.read_bytes()
+                for path in (self.path / "result.json", self.path / "config.json")
+                if path.exists()
+            }
             self._write_config(config)
             (self.path / "result.json").unlink(missing_ok=True)
         except OSError as error:
             raise ConfigError(f"--resume {self.path} cannot be written to: {error.strerror}") from error
+
+    def put_back(self) -> None:
+        """What `begin_again` replaced: the run did not go on after all, and its settings are what they were."""
+        for name, content in self._before.items():
+            try:
+                replace_file(self.path / name, [content])
+            except OSError as error:
+                log("not_written", level=logging.WARNING, what=name, why=error.strerror)
 
     def _write_config(self, config: dict[str, Any]) -> None:
         replace_file(self.path / "config.json", [_json({"versions": versions(), **config})])

@@ -6,6 +6,7 @@ nothing is decided here; torch is never imported.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multiserverrl.errors import RunError
+from multiserverrl.observe.log import log
 from multiserverrl.train.channels import ActionClient, Control, Counters, RawSteps, StepWriter
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.opening import (
     LOST,
     Stopped,
     close_quietly,
+    fault_of,
     fault_rows,
     open_envs,
     sleep_unless_stopping,
@@ -159,6 +162,7 @@ class _Lane:
         self._actions, self._version = np.zeros(0, np.int64), 0
         self._played = group.played  # (N,) episodes that each env has ended
         self._opened = 0
+        self._faults, self._next_told_fault = 0, 1
         self._has_request = False
         self.is_stepping = False
 
@@ -238,6 +242,7 @@ class _Lane:
         valid = ~fault_rows(infos, len(obs))
         if not valid.all():
             self._counters.add("faults", float(np.count_nonzero(~valid)))
+            self._tell_fault(infos, ~valid)
         whole = (terminated | truncated) & valid
         if whole.any() and (whole & ~np.asarray(infos.get("_final_obs", False))).any():
             raise RunError("an episode ended without its final observation: its last step cannot be learned from")
@@ -249,6 +254,14 @@ class _Lane:
         return RawSteps(
             self._group.number, self._obs, self._actions, reward, terminated, truncated, next_obs, valid, self._version
         )
+
+    def _tell_fault(self, infos: dict[str, Any], failed: Array) -> None:
+        """The first and then ever fewer of them: one that fails at every step must not fill the log."""
+        self._faults += int(np.count_nonzero(failed))
+        if self._faults >= self._next_told_fault:
+            self._next_told_fault = 10 * self._faults
+            why = fault_of(infos, int(np.flatnonzero(failed)[0]))
+            log("env_failed", level=logging.WARNING, why=why, faults=self._faults)
 
     def _count(self, steps: RawSteps) -> None:
         self._counters.add("env_steps", float(np.count_nonzero(steps.valid)))

@@ -189,7 +189,9 @@ class Training:
                 self.replay.restore(_under("replay/", checkpoint.arrays))
             self.rng.bit_generator.state = state.sampling_rng
         except (KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(f"the checkpoint is of a run with other settings: {error}") from error
+            raise CheckpointError(
+                f"the checkpoint is of a run with other settings: {error}; go on with those, or begin a new run"
+            ) from error
         self.updates, self.ratio = state.updates, state.ratio
         self.version = max(self.version, state.version)
         self._carry_over(state)

@@ -17,7 +17,16 @@ from multiserverrl.errors import ConfigError, EnvFault, MultiServerRLError, Serv
 from multiserverrl.observe.log import log
 from multiserverrl.train.channels import Control
 
-__all__ = ["LOST", "Stopped", "close_quietly", "fault_rows", "open_envs", "sleep_unless_stopping", "true_next_obs"]
+__all__ = [
+    "LOST",
+    "Stopped",
+    "close_quietly",
+    "fault_of",
+    "fault_rows",
+    "open_envs",
+    "sleep_unless_stopping",
+    "true_next_obs",
+]
 
 Array = NDArray[Any]
 VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
@@ -93,6 +102,12 @@ def fault_rows(infos: dict[str, Any], num_envs: int) -> Array:
     """(N,) True where the env failed, and its step is not to be believed."""
     mask = infos.get("multiserverrl", {}).get("_fault")
     return np.zeros(num_envs, bool) if mask is None else np.asarray(mask, bool)
+
+
+def fault_of(infos: dict[str, Any], row: int) -> str:
+    """Why the env of this row failed, in one line."""
+    told = np.asarray(infos["multiserverrl"].get("fault", ""), object)
+    return str(told[row] if told.ndim else told).strip().partition("\n")[0]
 
 
 def _reset(envs: VectorEnv, seed: int, obs_dtype: str) -> Array:
