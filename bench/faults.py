@@ -67,6 +67,7 @@ def main() -> None:
     if arguments.list:
         print("\n".join(f"{row.name:4} {row.fault}" for row in rows))
         return
+    os.environ.setdefault("MULTISERVERRL_LOG", "warning")  # a line for every session would bury the rows
     show = as_markdown if arguments.markdown else as_text
     effort, broken = Effort(arguments.whole, arguments.seed), 0
     for row in rows:
