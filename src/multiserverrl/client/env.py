@@ -22,6 +22,8 @@ class VirtualEnv(HasSpec, gymnasium.Env[Any, Any]):
     `env_id` may be left out where the server serves just one. `arguments` go to the env's constructor
     as far as the server's operator allows. Every step happens at most once, however often the wire breaks.
 
+    `on_fault`: "raise" EnvFault when the env raises, or its env worker dies or passes the step deadline, or "truncate"
+    the episode: reward 0, `truncated`, the cause in `info["multiserverrl"]["fault"]`. Either way reset() goes on.
     `on_lost`: "raise" SessionLost when the server no longer knows the session, or "truncate" the episode: the last
     observation, reward 0, `truncated`, and the cause in `info["multiserverrl"]["lost"]`, of a step that no env took (do
     not learn from it). A new session is open by then; ServerUnreachable or ServerFull when none opens for `timeout_s`.
