@@ -343,7 +343,9 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path, setting: str,
 
 
 def test_checkpoints_are_written_in_time(tmp_path: Path) -> None:
-    assert Learned(tmp_path, 0, 6, replace(CONFIG, checkpoint_every_s=1e-9)).counters.get("checkpoints") == 1 + 6 + 1 + 1
+    assert (
+        Learned(tmp_path, 0, 6, replace(CONFIG, checkpoint_every_s=1e-9)).counters.get("checkpoints") == 1 + 6 + 1 + 1
+    )
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_the_checkpoint_before_it_stays(tmp_path: Path) -> None:
