@@ -125,7 +125,7 @@ for line in sys.stdin:
 
 
 def pause_clients(effort: Effort) -> Seen:
-    """A client that says nothing, one with an unread answer, one that is stopped, a stopped learner: at once, then on."""
+    """A client that says nothing, one with an unread answer, one stopped, a stopped learner: at once, then on."""
     silent_s, stopped_s = effort.times(4, 600), effort.times(4, 300)
     settings: dict[str, Any] = {} if effort.is_whole else {"time_to_live_s": 1.0, "idle_s": 1.0, "step_deadline_s": 1.0}
     with ExitStack() as opened:
@@ -157,7 +157,8 @@ def pause_clients(effort: Effort) -> Seen:
             ending()
     of = "default settings" if effort.is_whole else "a time to live, an idle time and a step deadline of 1 s"
     return Seen(
-        f"a client silent and one with an unread answer for {silent_s} s, one stopped, and the learner of a run, for {stopped_s} s "
+        f"a client silent and one with an unread answer for {silent_s} s, "
+        f"one stopped, and the learner of a run, for {stopped_s} s "
         f"({of})",
         f"steps told wrong or too many {wrong}, connections made anew {reconnects}: the same episodes go on; the run's "
         f"sessions made anew {learned.reopened}, its transitions amiss {learned.amiss}, episodes that ended afterwards "

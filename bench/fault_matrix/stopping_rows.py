@@ -257,7 +257,8 @@ ROWS: list[FaultRow] = [
     ),
     FaultRow(
         "17b", "`train` ended while it learns: kill -9 of its launcher, SIGTERM, SIGINT, SIGINT twice",
-        f"no process, port, shared memory or temporary file is left after {GONE_WITHIN_S:.0f} s; exit code 128 + signal",
+        "no process, port, shared memory or temporary file is left "
+        f"after {GONE_WITHIN_S:.0f} s; exit code 128 + signal",
         stop_trains,
     ),
 ]  # fmt: skip

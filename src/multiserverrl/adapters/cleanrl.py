@@ -26,8 +26,9 @@ class CleanRLEnvs(VectorWrapper):
     """`num_envs` environments of an env server, in the place of a script's `gym.vector.SyncVectorEnv(…)`.
 
     `on_fault` is "raise": an env that fails ends the script with EnvFault, since a script has no way to leave
-    a transition out. So does a session that is lost, as SessionLost; with `on_lost="truncate"` all its episodes end with
-    their last observation and reward 0, the script learns from these made-up transitions, and a RuntimeWarning says so.
+    a transition out. A session that is lost ends it with SessionLost; with `on_lost="truncate"` all its episodes end
+    with their last observation and reward 0, the script learns from these made-up transitions, and a RuntimeWarning
+    says so.
     """
 
     def __init__(

@@ -118,7 +118,7 @@ def remote_vector_env(
 ) -> BaseVectorEnv:
     """`num_envs` environments of an env server for tianshou's collectors; `wait_num` as tianshou has it.
 
-    `on_lost` "raise" ends the collecting with SessionLost; with "truncate" the episode of the lost session ends with its last
+    `on_lost` "raise" ends the collecting with SessionLost; with "truncate" the lost episode ends with its last
     observation and reward 0, tianshou learns from this made-up transition, and a RuntimeWarning says so. `owner`
     is of all sessions together: each has it with its env's number behind it.
     """

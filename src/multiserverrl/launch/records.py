@@ -97,8 +97,8 @@ def _refuse_unknown(path: Path, settings: dict[str, Any]) -> None:
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     if unknown := sorted(settings.keys() - known):
         raise CheckpointError(
-            f"{path / 'config.json'} has settings that this version does not know ({', '.join(unknown)}): another version "
-            "began the run, go on with that one, or begin a new run"
+            f"{path / 'config.json'} has settings that this version does not know ({', '.join(unknown)}): another "
+            "version began the run, go on with that one, or begin a new run"
         )
 
 
