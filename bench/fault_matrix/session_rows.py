@@ -42,7 +42,7 @@ ROWS: list[FaultRow] = [
     ),
     FaultRow(
         "12b",
-        "a connected client that neither writes nor reads for 10 minutes; one that is stopped for 5",
+        "a connected client that neither writes nor reads for 10 minutes; one, and a run's learner, stopped for 5",
         "steps on afterwards, in the same episode",
         pause_clients,
     ),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from multiserverrl.errors import SessionLost
 from multiserverrl.server.run import RunningServer
 from multiserverrl.testing.relay import Relay
 from multiserverrl.testing.serving import serving
+from stopped_learner import learner_to_stop
 from twins import SCRIPTED, Twins, scripted_twins, wait_until
 
 __all__ = ["lose_network", "pause_clients"]
@@ -122,10 +125,13 @@ for line in sys.stdin:
 
 
 def pause_clients(effort: Effort) -> Seen:
-    """One client that says nothing, one that leaves its answer unread, one that is stopped: all at once, then on."""
+    """A client that says nothing, one with an unread answer, one stopped, a stopped learner: at once, then on."""
     silent_s, stopped_s = effort.times(4, 600), effort.times(4, 300)
     settings: dict[str, Any] = {} if effort.is_whole else {"time_to_live_s": 1.0, "idle_s": 1.0, "step_deadline_s": 1.0}
-    with tempfile.TemporaryDirectory() as folder, serving(SCRIPTED, count=6, workers=2, **settings) as server:
+    with ExitStack() as opened:
+        folder = opened.enter_context(tempfile.TemporaryDirectory())
+        learner = opened.enter_context(learner_to_stop(pathlib.Path(folder) / "learner", **settings))
+        server = opened.enter_context(serving(SCRIPTED, count=6, workers=2, **settings))
         silent = scripted_twins(VirtualVectorEnv(server.url, num_envs=2), os.path.join(folder, "silent"))
         unread = scripted_twins(VirtualVectorEnv(server.url, num_envs=2), os.path.join(folder, "unread"))
         stopped = _Client(server.url, os.path.join(folder, "stopped"))
@@ -133,9 +139,11 @@ def pause_clients(effort: Effort) -> Seen:
             step()
         actions = np.zeros(2, np.int64)
         unread.envs.step_async(actions)
+        learner.stop()
         stopped.stop()
         time.sleep(stopped_s)
         stopped.go_on()
+        learned = learner.go_on()
         time.sleep(silent_s - stopped_s)
         unread.told(unread.envs.step_wait(), actions)
         wrong = reconnects = 0
@@ -149,9 +157,13 @@ def pause_clients(effort: Effort) -> Seen:
             ending()
     of = "default settings" if effort.is_whole else "a time to live, an idle time and a step deadline of 1 s"
     return Seen(
-        f"a client silent and one with an unread answer for {silent_s} s, one stopped for {stopped_s} s ({of})",
-        f"steps told wrong or too many {wrong}, connections made anew {reconnects}: the same episodes go on",
-        wrong == reconnects == 0,
+        f"a client silent and one with an unread answer for {silent_s} s, "
+        f"one stopped, and the learner of a run, for {stopped_s} s "
+        f"({of})",
+        f"steps told wrong or too many {wrong}, connections made anew {reconnects}: the same episodes go on; the run's "
+        f"sessions made anew {learned.reopened}, its transitions amiss {learned.amiss}, episodes that ended afterwards "
+        f"{learned.episodes}, updates {learned.updates}",
+        wrong == reconnects == 0 and learned.holds,
     )
 
 

@@ -26,6 +26,7 @@ from multiserverrl.errors import MultiServerRLError, ServerStopping, SessionLost
 from multiserverrl.testing.envs import count_of
 from multiserverrl.testing.serving import children_of
 from scene import descendants_of
+from stopped_trains import GONE_WITHIN_S, stop_trains
 
 SCRIPTED = "multiserverrl.testing.envs:Scripted"
 EXIT_S = 10.0  # from the first signal to the end, at most
@@ -253,5 +254,11 @@ ROWS: list[FaultRow] = [
         "17", "SIGTERM, SIGINT, a second SIGTERM, parent killed: in mid-step",
         f"steps in flight answered, new sessions refused with a retry hint, exit 0 in {EXIT_S:.0f} s, nothing left",
         stop_servers,
+    ),
+    FaultRow(
+        "17b", "`train` ended while it learns: kill -9 of its launcher, SIGTERM, SIGINT, SIGINT twice",
+        "no process, port, shared memory or temporary file is left "
+        f"after {GONE_WITHIN_S:.0f} s; exit code 128 + signal",
+        stop_trains,
     ),
 ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,3 +34,11 @@ def server() -> Iterator[RunningServer]:
 @pytest.fixture(scope="session")
 def url(server: RunningServer) -> str:
     return server.url
+
+
+def lose_sessions(server: RunningServer) -> None:
+    """kill -9 the server's front, and have another."""
+    before = server.pids()
+    os.kill(before[0], signal.SIGKILL)
+    while server.pids() == before:
+        server.poll()

@@ -16,7 +16,8 @@ from multiserverrl.adapters.sb3 import SB3VecEnv
 from multiserverrl.errors import ConfigError
 from multiserverrl.testing.contract import assert_same
 from multiserverrl.testing.envs import Scripted
-from tests.adapters.conftest import SCRIPTED, SWITCHES
+from multiserverrl.testing.serving import serving
+from tests.adapters.conftest import SCRIPTED, SWITCHES, lose_sessions
 
 pytestmark = pytest.mark.trainers
 
@@ -160,3 +161,25 @@ def test_one_virtual_env_passes_sb3s_own_check(url: str) -> None:
     env = VirtualEnv(url, "CartPole-v1")
     check_env(env)
     env.close()
+
+
+def test_a_lost_session_that_is_to_be_lived_with_is_a_truncation_and_a_warning() -> None:
+    with serving(SCRIPTED, count=2, workers=1) as server:
+        envs = SB3VecEnv(server.url, SCRIPTED, 2, on_lost="truncate")
+        envs.reset()
+        before, _, _, _ = envs.step(np.zeros(2, np.int64))
+        lose_sessions(server)
+        with pytest.warns(RuntimeWarning, match="was lost with its session"):
+            observations, rewards, dones, infos = envs.step(np.zeros(2, np.int64))
+        assert dones.all() and not rewards.any() and infos[0]["multiserverrl"]["lost"]
+        assert_same(infos[0]["terminal_observation"], before[0])
+        assert observations[:, 0].tolist() == [0, 0]
+        envs.close()
+
+
+def test_how_to_get_in_reaches_the_virtual_env(url: str) -> None:
+    ways_in = {"token": "t", "ca_file": "/ca.pem", "fingerprint": "ab" * 32, "owner": "a-key-of-my-own-"}
+    envs = SB3VecEnv(url, SCRIPTED, 2, **ways_in)  # a server without TLS and token, which need none of it
+    config = envs.envs._remotes[0].config
+    assert {name: getattr(config, name) for name in ways_in} == ways_in
+    envs.close()

@@ -19,7 +19,8 @@ from multiserverrl.adapters.tianshou import RemoteEnvWorker, remote_vector_env
 from multiserverrl.errors import ConfigError
 from multiserverrl.testing.contract import assert_same
 from multiserverrl.testing.envs import Scripted
-from tests.adapters.conftest import SCRIPTED
+from multiserverrl.testing.serving import serving
+from tests.adapters.conftest import SCRIPTED, lose_sessions
 
 pytestmark = pytest.mark.trainers
 
@@ -116,3 +117,26 @@ def test_attributes_are_reached_as_far_as_the_operator_allows(url: str) -> None:
 def test_an_env_that_resets_itself_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="disabled"):
         RemoteEnvWorker(lambda: VirtualVectorEnv(url, SCRIPTED, 1))
+
+
+def test_a_lost_session_that_is_to_be_lived_with_is_a_truncation_and_a_warning() -> None:
+    with serving(SCRIPTED, count=2, workers=1) as server:
+        envs = remote_vector_env(server.url, SCRIPTED, 2, on_lost="truncate")
+        envs.reset()
+        before = envs.step(np.zeros(2, np.int64))[0]
+        lose_sessions(server)
+        with pytest.warns(RuntimeWarning, match="was lost with its session"):
+            observations, rewards, terminated, truncated, _ = envs.step(np.zeros(2, np.int64))
+        assert truncated.all() and not terminated.any() and not rewards.any()
+        assert_same(observations, before)
+        envs.close()
+
+
+def test_how_to_get_in_reaches_each_virtual_env(url: str) -> None:
+    ways_in = {"token": "t", "ca_file": "/ca.pem", "fingerprint": "ab" * 32}
+    envs = remote_vector_env(url, SCRIPTED, 2, owner="a-key-of-my-own", **ways_in)
+    for number, worker in enumerate(envs.workers):
+        config = worker.env._remotes[0].config
+        assert {name: getattr(config, name) for name in ways_in} == ways_in
+        assert config.owner == f"a-key-of-my-own-{number}"
+    envs.close()

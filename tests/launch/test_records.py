@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,15 @@ def test_a_config_of_something_else_is_refused(tmp_path: Path, content: bytes) -
     (tmp_path / "run" / "config.json").write_bytes(content)
     with pytest.raises(CheckpointError, match="does not hold the settings of a run"):
         resumed_settings(tmp_path / "run")
+
+
+def test_a_setting_that_this_version_does_not_know_is_named_with_what_to_do(tmp_path: Path) -> None:
+    begun(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    record = json.loads(path.read_bytes())
+    record["train"]["reopen_attempts"] = 10
+    path.write_text(json.dumps(record))
+    told = r"config\.json has settings .* not know \(reopen_attempts\): .* go on with that one, or begin a new run$"
+    with pytest.raises(CheckpointError, match=told) as raised:
+        resumed_settings(tmp_path / "run")
+    assert "\n" not in str(raised.value)

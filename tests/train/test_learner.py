@@ -89,13 +89,14 @@ def test_updates_are_exactly_those_that_the_replay_ratio_is_worth(tmp_path: Path
     assert counters.get("replay_size") == 300
 
 
-def test_it_is_ready_only_when_its_first_weights_are_there(tmp_path: Path) -> None:
+def test_it_is_ready_only_when_its_first_weights_are_there_and_kept(tmp_path: Path) -> None:
     run, counters, weights = FakeRun(set()), FakeCounters(), FakeWeights()
-    versions = []
+    versions, kept = [], []
 
     class Control:
         def ready(self) -> None:
             versions.append(weights.version())
+            kept.append(load_newest(tmp_path))
             run.stop()
 
         def is_stopping(self) -> bool:
@@ -106,6 +107,9 @@ def test_it_is_ready_only_when_its_first_weights_are_there(tmp_path: Path) -> No
 
     run_learner(CONFIG, TASK, ListedReader(run, counters, 0, 0), weights, counters.row("l"), Control(), tmp_path)
     assert versions == [1]
+    assert kept[0] is not None and kept[0].state["updates"] == 0
+    again = Training(CONFIG, TASK, new_arrays(replay_layout(CONFIG, TASK)), FakeWeights(), FakeCounters().row("l"))
+    again.resume(kept[0])  # it is whole, though its replay buffer is empty
 
 
 def test_weights_are_published_in_time_with_what_they_were_made_from(tmp_path: Path) -> None:
@@ -139,7 +143,7 @@ def test_either_backend_restores_what_the_other_saved_to_the_bit(
 ) -> None:
     for backend, steps in zip(backends, (40, 0), strict=True):
         Learned(tmp_path, 0, steps, replace(CONFIG, backend=backend))
-    saved = [load_newest_of(tmp_path, number) for number in (1, 2)]
+    saved = [load_newest_of(tmp_path, number) for number in (2, 3)]  # after the one of the start
     assert saved[0].state["updates"] == saved[1].state["updates"] > 0
     assert f"digest={saved[0].digest()}" in logged[-1]
     for name in saved[0].arrays:
@@ -253,7 +257,7 @@ def test_a_disk_that_refuses_checkpoints_does_not_end_the_learning(tmp_path: Pat
     assert counters.get("checkpoint_errno") == errno.EEXIST
     (tmp_path / "checkpoints").unlink()
     Learned(tmp_path / "checkpoints", 30, 1, counters=counters)
-    assert counters.get("checkpoints") == 1
+    assert counters.get("checkpoints") == 2
     assert counters.get("checkpoint_errno") == 0
 
 
@@ -339,7 +343,9 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path, setting: str,
 
 
 def test_checkpoints_are_written_in_time(tmp_path: Path) -> None:
-    assert Learned(tmp_path, 0, 6, replace(CONFIG, checkpoint_every_s=1e-9)).counters.get("checkpoints") == 6 + 1 + 1
+    assert (
+        Learned(tmp_path, 0, 6, replace(CONFIG, checkpoint_every_s=1e-9)).counters.get("checkpoints") == 1 + 6 + 1 + 1
+    )
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_the_checkpoint_before_it_stays(tmp_path: Path) -> None:

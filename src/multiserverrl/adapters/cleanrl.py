@@ -14,7 +14,7 @@ from gymnasium.vector import VectorWrapper
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from numpy.typing import NDArray
 
-from multiserverrl.adapters.infos import infos_by_env
+from multiserverrl.adapters.infos import infos_by_env, warn_of_made_up
 from multiserverrl.client.vector import VirtualVectorEnv
 
 __all__ = ["CleanRLEnvs"]
@@ -26,7 +26,9 @@ class CleanRLEnvs(VectorWrapper):
     """`num_envs` environments of an env server, in the place of a script's `gym.vector.SyncVectorEnv(…)`.
 
     `on_fault` is "raise": an env that fails ends the script with EnvFault, since a script has no way to leave
-    a transition out.
+    a transition out. A session that is lost ends it with SessionLost; with `on_lost="truncate"` all its episodes end
+    with their last observation and reward 0, the script learns from these made-up transitions, and a RuntimeWarning
+    says so.
     """
 
     def __init__(
@@ -36,10 +38,17 @@ class CleanRLEnvs(VectorWrapper):
         num_envs: int = 1,
         *,
         seed: int | None = None,
+        on_lost: str = "raise",
+        owner: str | None = None,
         token: str | None = None,
+        ca_file: str | None = None,
+        fingerprint: str | None = None,
         arguments: dict[str, Any] | None = None,
     ) -> None:
-        envs = VirtualVectorEnv(url, env_id, num_envs, autoreset_mode="same_step", token=token, arguments=arguments)
+        envs = VirtualVectorEnv(
+            url, env_id, num_envs, autoreset_mode="same_step", on_lost=on_lost, owner=owner, token=token,
+            ca_file=ca_file, fingerprint=fingerprint, arguments=arguments,
+        )  # fmt: skip
         super().__init__(RecordEpisodeStatistics(envs))
         if seed is not None:  # the scripts seed what draws the random actions
             envs.single_action_space.seed(seed)
@@ -58,6 +67,7 @@ class CleanRLEnvs(VectorWrapper):
         final_infos = np.full(self.num_envs, None, object)
         mask = np.zeros(self.num_envs, np.bool_)
         for env in ended:
+            warn_of_made_up(env, told[env], stacklevel=3)
             observations[env], mask[env] = told[env]["final_obs"], True
             episode = {key: column[env] for key, column in infos["episode"].items()}
             final_infos[env] = {**told[env].get("final_info", {}), "episode": episode}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 
-__all__ = ["infos_by_env"]
+__all__ = ["infos_by_env", "warn_of_made_up"]
 
 
 def infos_by_env(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
@@ -20,3 +21,11 @@ def infos_by_env(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
         for env in np.flatnonzero(mask):
             found[env][key] = inner[env]
     return found
+
+
+def warn_of_made_up(env: int, info: dict[str, Any], stacklevel: int) -> None:
+    """A RuntimeWarning where the step that this info is of was taken by no env: a trainer that cannot leave it out."""
+    told = info.get("multiserverrl", {})
+    if cause := told.get("fault") or told.get("lost"):
+        text = f"env {env} failed" if "fault" in told else f"env {env} was lost with its session"
+        warnings.warn(f"{text}, its episode counts as truncated: {cause}", RuntimeWarning, stacklevel=stacklevel + 1)

@@ -6,7 +6,6 @@ What SB3 calls an info is made here of Gymnasium's vector infos: `terminal_obser
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
-from multiserverrl.adapters.infos import infos_by_env
+from multiserverrl.adapters.infos import infos_by_env, warn_of_made_up
 from multiserverrl.client.vector import VirtualVectorEnv
 from multiserverrl.errors import ConfigError, NotAllowedError
 
@@ -31,6 +30,7 @@ class SB3VecEnv(VecEnv):
     `on_fault` is "raise": an env that fails ends `learn()` with EnvFault, since SB3 has no way to leave a
     transition out. With "truncate" that env's episode ends with its last observation and reward 0, SB3 learns
     from this made-up transition, and a RuntimeWarning says so; `infos[i]["multiserverrl"]["fault"]` has the cause.
+    `on_lost` is the same for a session that is lost, of all its envs, with the cause in `["multiserverrl"]["lost"]`.
 
     The other settings are VirtualVectorEnv's. Attributes and methods of the real envs are reached as far as the
     server's operator allows them (`--allow-attr`): AttributeError otherwise.
@@ -44,14 +44,18 @@ class SB3VecEnv(VecEnv):
         *,
         render_mode: str | None = None,
         on_fault: str = "raise",
+        on_lost: str = "raise",
         owner: str | None = None,
         wait_s: float = 0.0,
         token: str | None = None,
+        ca_file: str | None = None,
+        fingerprint: str | None = None,
         arguments: dict[str, Any] | None = None,
     ) -> None:
         self.envs = VirtualVectorEnv(
             url, env_id, num_envs, autoreset_mode="same_step", render_mode=render_mode, on_fault=on_fault,
-            owner=owner, wait_s=wait_s, token=token, arguments=arguments,
+            on_lost=on_lost, owner=owner, wait_s=wait_s, token=token, ca_file=ca_file, fingerprint=fingerprint,
+            arguments=arguments,
         )  # fmt: skip
         super().__init__(num_envs, self.envs.single_observation_space, self.envs.single_action_space)
 
@@ -88,8 +92,7 @@ class SB3VecEnv(VecEnv):
         info = {**told.pop("final_info", {}), "terminal_observation": told.pop("final_obs")}
         if _FAULT_KEY in told:
             info[_FAULT_KEY] = told.pop(_FAULT_KEY)
-            text = f"env {env} failed, its episode counts as truncated: {info[_FAULT_KEY].get('fault')}"
-            warnings.warn(text, RuntimeWarning, stacklevel=3)
+            warn_of_made_up(env, info, stacklevel=3)
         self.reset_infos[env] = told
         return info
 

@@ -7,6 +7,7 @@ environments step at the same time, in the env server's own env workers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 from tianshou.env import BaseVectorEnv
 from tianshou.env.worker import EnvWorker
 
-from multiserverrl.adapters.infos import infos_by_env
+from multiserverrl.adapters.infos import infos_by_env, warn_of_made_up
 from multiserverrl.client.vector import VirtualVectorEnv
 from multiserverrl.errors import ConfigError, NotAllowedError
 
@@ -77,6 +78,7 @@ class RemoteEnvWorker(EnvWorker):
             self._is_stepping = False
             observations, rewards, terminated, truncated, infos = self.env.step_wait()
             info = infos_by_env(infos, 1)[0]
+            warn_of_made_up(0, info, stacklevel=2)
             self.result = (_only(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info)
         return self.result
 
@@ -107,17 +109,28 @@ def remote_vector_env(
     *,
     wait_num: int | None = None,
     render_mode: str | None = None,
+    on_lost: str = "raise",
+    owner: str | None = None,
     token: str | None = None,
+    ca_file: str | None = None,
+    fingerprint: str | None = None,
     arguments: dict[str, Any] | None = None,
 ) -> BaseVectorEnv:
-    """`num_envs` environments of an env server for tianshou's collectors; `wait_num` as tianshou has it."""
+    """`num_envs` environments of an env server for tianshou's collectors; `wait_num` as tianshou has it.
 
-    def env_fn() -> VirtualVectorEnv:
+    `on_lost` "raise" ends the collecting with SessionLost; with "truncate" the lost episode ends with its last
+    observation and reward 0, tianshou learns from this made-up transition, and a RuntimeWarning says so. `owner`
+    is of all sessions together: each has it with its env's number behind it.
+    """
+
+    def env_fn(number: int) -> VirtualVectorEnv:
         return VirtualVectorEnv(
-            url, env_id, 1, autoreset_mode="disabled", render_mode=render_mode, token=token, arguments=arguments
-        )
+            url, env_id, 1, autoreset_mode="disabled", render_mode=render_mode, on_lost=on_lost,
+            owner=None if owner is None else f"{owner}-{number}", token=token, ca_file=ca_file, fingerprint=fingerprint,
+            arguments=arguments,
+        )  # fmt: skip
 
-    return BaseVectorEnv([env_fn] * num_envs, RemoteEnvWorker, wait_num)
+    return BaseVectorEnv([partial(env_fn, number) for number in range(num_envs)], RemoteEnvWorker, wait_num)
 
 
 def _only(observations: Any) -> Any:

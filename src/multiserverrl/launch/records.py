@@ -85,10 +85,21 @@ def begin_run(
 def resumed_settings(path: Path) -> tuple[LaunchConfig, TrainConfig]:
     """The settings that the run in this directory was last begun with."""
     record = _read(RunDir.open(path, "--resume"))
+    _refuse_unknown(path, record.train)
     try:
         return record.launch, config_from_json(msgspec.json.encode(record.train))
     except ConfigError as error:
         raise CheckpointError(f"{path / 'config.json'} does not hold the settings of a run: {error}") from error
+
+
+def _refuse_unknown(path: Path, settings: dict[str, Any]) -> None:
+    """A run of another version may have settings that mean nothing here, and checkpoints that do not load."""
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    if unknown := sorted(settings.keys() - known):
+        raise CheckpointError(
+            f"{path / 'config.json'} has settings that this version does not know ({', '.join(unknown)}): another "
+            "version began the run, go on with that one, or begin a new run"
+        )
 
 
 def _read(run_dir: RunDir) -> _Record:

@@ -59,11 +59,13 @@ def run_learner(
     """
     replay = replay_arrays or new_arrays(replay_layout(config, task))
     training = Training(config, task, replay, weights, counters, played)
-    training.resume(load_newest(checkpoint_dir))
+    checkpoints = CheckpointWriter(checkpoint_dir, config.checkpoint_every_s, counters)
+    training.resume(newest := load_newest(checkpoint_dir))
     training.take_up(steps)
     training.publish()
+    if newest is None:  # before the first env step: 3 ms with the default network, and nobody waits for them
+        checkpoints.write(training.checkpoint())
     control.ready()
-    checkpoints = CheckpointWriter(checkpoint_dir, config.checkpoint_every_s, counters)
     while not control.is_stopping():
         raw = steps.read(READ_TIMEOUT_S)
         if raw is not None:
