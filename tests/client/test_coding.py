@@ -194,6 +194,22 @@ def test_not_one_flipped_bit_of_a_step_is_a_wrong_step_and_the_session_goes_on(
     env.close()
 
 
+@pytest.mark.parametrize("direction", ["request", "reply"])
+def test_a_flipped_bit_of_the_handshake_that_mends_a_connection_ends_no_session(
+    relay: Relay, counter: str, direction: str
+) -> None:
+    env = VirtualEnv(relay.url, SCRIPTED, checksum=True, timeout_s=0.3)
+    env.reset(seed=1, options={"length": LONG, "path": counter})
+    told = []
+    for number in range(24):
+        relay.cut_now("rst")
+        relay.flip(Flip(direction, 97 * number))
+        told.append(env.step(number % 2))
+    assert_same(told, local_steps(24))
+    assert count_of(counter) == 24
+    env.close()
+
+
 def test_without_checksums_a_flipped_bit_is_a_wrong_observation(relay: Relay) -> None:
     env = VirtualEnv(relay.url, SCRIPTED)
     env.reset(seed=1, options={"length": LONG})

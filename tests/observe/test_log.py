@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import select
 import subprocess
 import sys
+
+import pytest
 
 from multiserverrl.observe.log import LEVEL_VARIABLE, line_of
 
@@ -40,3 +44,23 @@ def test_an_event_below_the_level_is_not_logged() -> None:
     environment = {**os.environ, LEVEL_VARIABLE: "warning"}
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     assert [line.split()[-1] for line in ended.stderr.splitlines()] == ["loud", "asked_for"]
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="this system does not say whether a pipe has room")
+def test_a_process_whose_lines_nobody_reads_goes_on_and_counts_them() -> None:
+    program = (
+        "import sys\n"
+        "from multiserverrl.observe.log import log, log_to_stderr\n"
+        "log_to_stderr()\n"
+        "for number in range(5000): log('said', number=number, long='x' * 5000)\n"
+        "print('all said', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "log('heard')\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], text=True, **pipes) as process:
+        assert process.stdout is not None and process.stdout.readline() == "all said\n"
+        told = process.communicate("\n", timeout=20)[1]
+    assert "said number=0" in told and "heard" in told
+    kept, left_out = told.count(" said "), re.findall(r"log_lines_left_out lines=(\d+)", told)
+    assert [kept + int(count) for count in left_out] == [5000]

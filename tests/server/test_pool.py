@@ -3,13 +3,14 @@
 import asyncio
 import os
 import signal
+import time
 
 import pytest
 
 from multiserverrl.errors import ServerFull
 from multiserverrl.processes import Child
 from multiserverrl.server import pool as pools
-from multiserverrl.server.commands import StepShard, pack
+from multiserverrl.server.commands import DropShard, StepShard, pack
 from multiserverrl.server.pool import WorkerPool
 from multiserverrl.server.workerhandle import WorkerDied
 from multiserverrl.server.workerline import Worker
@@ -58,6 +59,22 @@ def test_everything_that_waits_on_a_killed_worker_hears_of_its_end() -> None:
         return told
 
     assert all("env worker 0 ended: it passed the step deadline" in told for told in asyncio.run(causes()))
+
+
+def test_a_worker_whose_answer_waits_for_a_front_that_stood_still_is_not_late() -> None:
+    async def run() -> None:
+        pool = WorkerPool(1, start_deadline_s=20.0)
+        await pool.start()
+        (worker,) = pool.workers
+        await worker.call(pack(DropShard(7)), 20.0)  # it is up
+        answered = worker.call(pack(DropShard(7)), 0.05)
+        time.sleep(0.5)  # noqa: ASYNC251  # as a process that is stopped
+        pool.look_after(asyncio.get_running_loop().time())
+        assert not worker.failure_cause
+        await asyncio.wait_for(answered, 20)
+        await pool.close()
+
+    asyncio.run(run())
 
 
 def test_a_worker_that_hangs_up_at_the_end_is_no_death() -> None:

@@ -12,7 +12,7 @@ from multiserverrl.client.transport import (
     Socket,
     is_same_host,
 )
-from multiserverrl.errors import ConfigError
+from multiserverrl.errors import ConfigError, MultiServerRLError, SessionLost, SessionTaken
 from multiserverrl.wire.coding import CLOSED_DAMAGED, HEADER, Codec, Coding, CodingError
 
 __all__ = ["CodedConnection", "Wanted", "connect"]
@@ -37,6 +37,10 @@ class Wanted:
         """What to ask for on a connection."""
         compression = not is_same_host if self.compression is None else bool(self.compression)
         return Coding(compression, self.checksum)
+
+    def doubts(self, error: MultiServerRLError) -> bool:
+        """Whether flipped bits may have said so when it was connected again: a handshake bears no checksum."""
+        return self.checksum and not isinstance(error, (SessionLost, SessionTaken))
 
 
 def connect(address: Address, timeout_s: float, wanted: Wanted) -> Connection:

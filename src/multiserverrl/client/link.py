@@ -45,8 +45,7 @@ from multiserverrl.wire.session import ClientLane
 
 __all__ = ["Link"]
 
-_CLOSED_FENCED, _CLOSED_STOPPING = 4001, 4005
-_CLOSED_TOO_LARGE = 1009
+_CLOSED_FENCED, _CLOSED_STOPPING, _CLOSED_TOO_LARGE = 4001, 4005, 1009
 _CLOSED_FOR_GOOD = (1002, 1003, 1007, 1008, 4002)  # our bytes are not taken: sending them again changes nothing
 _DOUBTFUL = (_CLOSED_TOO_LARGE, *_CLOSED_FOR_GOOD)
 _CLOSE_TIMEOUT_S = 5.0
@@ -289,7 +288,9 @@ class Link:
                         )
                     ) from error
             except MultiServerRLError as error:
-                raise self._give_up(error) from None
+                if not (self._wanted.doubts(error) and outage.is_doubted()):
+                    raise self._give_up(error) from None
+                self._drop()
             except BaseException:
                 self._drop()
                 raise

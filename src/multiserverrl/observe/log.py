@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import sys
+from typing import TextIO
 
 __all__ = ["LEVEL_VARIABLE", "LOGGER", "line_of", "log", "log_to_stderr"]
 
 LOGGER = logging.getLogger("multiserverrl")
+_MOST_CHARACTERS = 900  # of a line; at most 4 bytes each: what a pipe takes whole that takes anything
 LEVEL_VARIABLE = "MULTISERVERRL_LOG"  # "debug", "info" or "warning"; children inherit it
 
 
@@ -34,10 +37,41 @@ def log_to_stderr(level: int | None = None) -> None:
     LOGGER.setLevel(named if level is None else level)
     if LOGGER.handlers:
         return
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Patient(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"))
     LOGGER.addHandler(handler)
     LOGGER.propagate = False
+
+
+class _Patient(logging.StreamHandler[TextIO]):
+    """Leaves out, and counts, the lines that nobody takes: a process that waits for a reader serves nobody else."""
+
+    _num_left_out = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if not _takes_more(self.stream):
+                self._num_left_out += 1
+                return
+            if self._num_left_out:
+                told = line_of("log_lines_left_out", lines=self._num_left_out)
+                self._num_left_out = 0
+                super().emit(logging.makeLogRecord({**record.__dict__, "msg": told, "args": ()}))
+        except (OSError, ValueError):
+            pass  # not a file of the system's, or a closed one
+        super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record)[:_MOST_CHARACTERS]
+
+
+def _takes_more(stream: TextIO) -> bool:
+    """Whether a line can be written to it without waiting."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLOUT)
+    return poll.poll(0) == [(stream.fileno(), select.POLLOUT)]
 
 
 def _plain(value: object) -> str:

@@ -6,6 +6,7 @@ performed exactly once, its answer's frame becomes JSON (or PNG, or text).
 
 from __future__ import annotations
 
+import asyncio
 import io
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -31,7 +32,7 @@ from multiserverrl.server.sessions import LiveSession, Sessions
 from multiserverrl.server.stream import Stream, address_of
 from multiserverrl.wire import frames
 from multiserverrl.wire.jsonvalues import to_json
-from multiserverrl.wire.messages import PROTOCOL_VERSION, Close, Open, Refused, Rendered
+from multiserverrl.wire.messages import PROTOCOL_VERSION, Close, Open, Opened, Refused, Rendered
 from multiserverrl.wire.messages import Request as WireRequest
 from multiserverrl.wire.trees import unpack_rows
 
@@ -166,12 +167,31 @@ class _Routes:
         message: WireRequest = frames.decode_request(content)[0] if is_frame else jsonrequests.open_of(content)
         if not isinstance(message, Open):
             raise WireError("an open message was expected here")
-        opened = await self._sessions.open(message, None, address_of(request.scope))
+        opened = await self._open_for(request, message)
         if is_frame:
             return Response(frames.encode(opened), 201, media_type=FRAME_TYPE)
         return JSONResponse(
             {name: msgspec.to_builtins(getattr(opened, name)) for name in opened.__struct_fields__}, 201
         )
+
+    async def _open_for(self, request: Request, message: Open) -> Opened:
+        """A session; none where the client goes away meanwhile, for nobody would close it."""
+        opening = asyncio.create_task(self._sessions.open(message, None, address_of(request.scope)))
+        leaving = asyncio.create_task(_until_gone(request))
+        try:
+            await asyncio.wait({opening, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            is_gone = leaving.done()
+            leaving.cancel()
+            if not opening.done():
+                opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        if opening.cancelled():
+            raise WireError("the client went away before its session was open")
+        opened = opening.result()
+        if is_gone:
+            await self._sessions.close(self._sessions.get(opened.session), "its client went away")
+        return opened
 
     async def close(self, request: Request) -> Response:
         session = self._session(request)
@@ -215,6 +235,11 @@ class _Routes:
         except ClientDisconnect as error:
             raise WireError("the request's body was cut off") from error
         return bytes(content), request.headers.get("content-type", "") == FRAME_TYPE
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _rendered(answer: Rendered, env: str) -> Response:

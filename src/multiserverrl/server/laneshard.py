@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from multiserverrl.errors import SessionLost
@@ -55,7 +56,11 @@ class LaneShard:
         if self._generation and self.broken is None and not self.was_renewed:
             self.broken = self.loss()
         generation, self._generation = worker.generation, 0  # if it fails there are no envs
-        await worker.ask(command(self), start_deadline_s)
+        try:
+            await worker.ask(command(self), start_deadline_s)
+        except asyncio.CancelledError:  # who asked for them went away; they are made all the same
+            worker.post(pack(DropShard(self.key)), start_deadline_s, lambda reply: None)
+            raise
         self._generation, self.was_renewed = generation, ""
         if is_closed():
             await worker.ask(DropShard(self.key), start_deadline_s)

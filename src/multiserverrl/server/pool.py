@@ -171,7 +171,7 @@ class WorkerPool:
 
     def _look_at_deadline(self, worker: Worker, now: float) -> None:
         late_s = worker.overdue_s(now)
-        if late_s > 0 and not worker.failure_cause:
+        if late_s > 0 and not worker.failure_cause and not worker.has_unread():
             log("env_worker_overdue", worker=worker.index, late_s=round(late_s, 2))
             worker.end_overdue("it passed the step deadline")
         elif -_SOON_S < late_s <= 0:

@@ -17,6 +17,7 @@ from multiserverrl.errors import (
     ServerFull,
     ServerStopping,
     SessionLost,
+    SessionTaken,
 )
 from multiserverrl.memory import host_id
 from multiserverrl.observe.log import log
@@ -69,6 +70,7 @@ class Sessions:
         self.config, self.pool = config, pool
         self.envs: dict[str, EnvInfo] = {}
         self.live: dict[str, LiveSession] = {}
+        self._newest: dict[str, object] = {}  # by owner: the last of the opens that are under way
         self.num_open = 0  # envs that are open, or being opened
         self._places = Places("sessions", config.max_sessions or config.count, config.max_sessions_per_client)
         self.is_draining = False  # no session is opened, and no request begun
@@ -91,7 +93,20 @@ class Sessions:
     # -- opening ---------------------------------------------------------------------------------
 
     async def open(self, request: Open, connection: int | None, client: str = "") -> Opened:
-        """A new session for a client's address; refused before any env is made when something about it is wrong."""
+        """A new session for a client's address; refused before any env is made when something about it is wrong.
+
+        SessionTaken when its owner asks for another before its envs are made.
+        """
+        turn = object()
+        if request.owner is not None:
+            self._newest[request.owner] = turn
+        try:
+            return await self._open(request, connection, client, turn)
+        finally:
+            if request.owner is not None and self._newest.get(request.owner) is turn:
+                del self._newest[request.owner]
+
+    async def _open(self, request: Open, connection: int | None, client: str, turn: object) -> Opened:
         check_version(request.version)
         env_id = env_id_of(request, self.envs)
         self._check_not_stopping()
@@ -113,6 +128,8 @@ class Sessions:
                 placed.append(self.pool.place(size, is_whole=bool(env.autoreset_modes)))
                 made.append(Lane(config, index, placed[-1]))
             await _open_all(made)
+            if request.owner is not None and self._newest.get(request.owner) is not turn:
+                raise SessionTaken("its owner opened another")
         except BaseException as error:  # a client that goes away while it waits cancels this
             await asyncio.gather(*(lane.close() for lane in made), return_exceptions=True)
             for part in placed:

@@ -42,6 +42,7 @@ class Shard:
     def __init__(self, spec: MakeShard, make: Callable[[], Env]) -> None:
         self.spec, self._make = spec, make
         self.envs: list[Env] = []
+        block = Block.open(spec.block)  # first: where the lane is gone already, no env is made
         try:
             for _ in range(spec.count):
                 self.envs.append(self._made())
@@ -54,7 +55,7 @@ class Shard:
         self._unseen = set(range(spec.count))  # made, and never reset
         self.codec = ActionCodec(first.action_space, spec.num_envs)
         self._layout = StepLayout(first.observation_space, spec.num_envs)
-        self.block = LaneBlock(Block.open(spec.block), self.codec, self._layout)
+        self.block = LaneBlock(block, self.codec, self._layout)
         self._loose_obs: dict[int, Any] = {}  # of this step, for spaces without a fixed size
         self._last_loose: dict[int, Any] = {}
         self._areas = [Area(self._layout, body, spec, self._loose_obs) for body in self.block.bodies]

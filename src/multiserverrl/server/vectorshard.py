@@ -37,6 +37,7 @@ class VectorShard:
     def __init__(self, spec: MakeShard, make: Callable[[int], Vector]) -> None:
         self.spec, self._make = spec, make
         self._env: Vector | None = None
+        block = Block.open(spec.block)  # first: where the lane is gone already, no env is made
         env = self._ready()
         self._needs_reset = True
         self.codec = ActionCodec(env.single_action_space, spec.num_envs)
@@ -44,7 +45,7 @@ class VectorShard:
         self._action_layout = self.codec.layout
         self._layout = layout = StepLayout(env.single_observation_space, spec.num_envs)
         self._leaves = [leaf._replace(shape=(spec.num_envs, *leaf.shape)) for leaf in layout.leaves]
-        self.block = LaneBlock(Block.open(spec.block), self.codec, layout)
+        self.block = LaneBlock(block, self.codec, layout)
         self._areas = [
             (layout.arrays(body), (layout.rewards(body), layout.terminated(body), layout.truncated(body)))
             for body in self.block.bodies

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import select
 import socket
 import sys
 from collections import deque
@@ -185,6 +186,14 @@ class Worker(asyncio.Protocol):
             self._head_since = now  # a command waits for such a step, its own time begins afterwards
             return max(late)
         return now - self._head_since - self._waiting[0][1] if self._waiting else -1.0
+
+    def has_unread(self) -> bool:
+        """Whether it has said something that was not read yet: it is we who are late (stopped, or short of a core)."""
+        if self._door is None or not hasattr(select, "poll"):
+            return False
+        poll = select.poll()
+        poll.register(self._door, select.POLLIN)
+        return bool(poll.poll(0))
 
     async def start(self) -> None:
         """Start it, and the socket to it."""
