@@ -97,6 +97,23 @@ def test_a_wrong_flag_is_named_before_anything_starts(
     assert named in refusal(capsys, *arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["serve", "CartPole-v1", "--token", "hush"], "give --token-file FILE, or set MULTISERVERRL_TOKEN"),
+        (["serve", "CartPole-v1", "--token=hush"], "give --token-file FILE, or set MULTISERVERRL_TOKEN"),
+        (["check", "localhost:1", "CartPole-v1", "--token", "hush"], "give --token-file FILE"),
+        (["train", "--token=hush"], "could read it: set MULTISERVERRL_TOKEN"),
+        (["eval", "run", "--token", "hush"], "could read it: set MULTISERVERRL_TOKEN"),
+    ],
+)
+def test_a_token_on_the_command_line_is_not_repeated_and_its_place_is_named(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
+    told = refusal(capsys, *arguments)
+    assert named in told and "hush" not in told
+
+
 def test_asking_for_more_envs_than_there_are_names_both_numbers(capsys: pytest.CaptureFixture[str], url: str) -> None:
     said = refusal(capsys, "train", *place_of(url), "--count", "5")
     assert "--count asks for 5 environments, 3 are free at http://127.0.0.1" in said

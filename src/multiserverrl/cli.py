@@ -27,6 +27,8 @@ ENV_ID_HELP = "a registered Gymnasium id, module:Env-v0, or path/to/file.py:EnvC
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0, 1 (it went wrong), 2 (it was asked wrongly), or 128 + a signal."""
     namespace, unknown = _parser().parse_known_args(arguments)
+    if any(flag.partition("=")[0] == "--token" for flag in unknown):
+        namespace.parser.error(_token_hint(namespace.parser))
     if unknown:
         namespace.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
@@ -46,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"multiserverrl: the disk is full: {error}", file=sys.stderr)
         return _without_output()
+
+
+def _token_hint(parser: argparse.ArgumentParser) -> str:
+    """What to do instead of --token; its value is a secret, and not repeated."""
+    by_file = "give --token-file FILE, or " if "--token-file" in parser.format_help() else ""
+    return f"there is no --token, as other users of this machine could read it: {by_file}set MULTISERVERRL_TOKEN"
 
 
 def _without_output() -> int:

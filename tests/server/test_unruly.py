@@ -63,7 +63,12 @@ def fault_of(answer: Any) -> tuple[str, str]:
     [
         ("segfault", True, "signal SIGSEGV", "in string_at"),
         ("say_exit", False, "exit code 3", "these are my last words"),
-        ("hog", True, f"more than 1.5 times --max-worker-mb {MAX_MB}", ""),
+        (
+            "hog",
+            True,
+            f"more than 1.5 times --max-worker-mb {MAX_MB}; if its envs need that much, give a larger --max-worker-mb",
+            "",
+        ),
         ("spin", False, "deadline", "envs.py"),  # where it was
         ("leave", True, "SystemExit: the script says: leave", "_leave"),
         ("leave", False, "SystemExit: the script says: leave", "_leave"),

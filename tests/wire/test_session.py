@@ -221,6 +221,13 @@ def test_a_wrong_secret_changes_nothing(secret: str) -> None:
     assert held.last_seen == 0.0
 
 
+def test_a_secret_that_is_missing_is_told_from_a_wrong_one() -> None:
+    with pytest.raises(Unauthorized, match="missing: send it in the header Session-Secret"):
+        session(connection=7).authenticate("")
+    with pytest.raises(Unauthorized, match="is wrong"):
+        session(connection=7).authenticate("another")
+
+
 def test_a_session_whose_envs_were_made_anew_is_lost_to_those_who_knew_the_old_ones() -> None:
     held = session(connection=7)
     with pytest.raises(SessionLost, match="incarnation 1, not 2"):

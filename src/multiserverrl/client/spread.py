@@ -26,7 +26,8 @@ def spread(urls: Sequence[str], num_envs: int, token: str | None, trust: Trust =
     free = _free_places(urls, token, trust)
     if sum(free) < num_envs:
         told = ", ".join(f"{count} at {url}" for url, count in zip(urls, free, strict=True))
-        raise ServerFull(f"{num_envs} environments were asked for; {sum(free)} are free ({told})")
+        asked = "1 environment was" if num_envs == 1 else f"{num_envs} environments were"
+        raise ServerFull(f"{asked} asked for; {sum(free)} are free ({told})")
     shares = [count * num_envs // sum(free) for count in free]
     while sum(shares) < num_envs:  # what rounding left goes where most is free
         most = max(range(len(urls)), key=lambda index: free[index] - shares[index])

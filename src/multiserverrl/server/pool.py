@@ -185,7 +185,10 @@ class WorkerPool:
             return
         if used_mb > _MEMORY_HARD * max_mb:
             log("env_worker_too_large", worker=worker.index, used_mb=round(used_mb))
-            worker.kill(f"it used {used_mb:.0f} MB of memory, more than {_MEMORY_HARD} times --max-worker-mb {max_mb}")
+            worker.kill(
+                f"it used {used_mb:.0f} MB of memory, more than {_MEMORY_HARD} times --max-worker-mb {max_mb}; "
+                "if its envs need that much, give a larger --max-worker-mb"
+            )
             return
         if not worker.is_worn and now - worker.started_at > _LEAST_LIFE_S:
             log("env_worker_worn", worker=worker.index, used_mb=round(used_mb))

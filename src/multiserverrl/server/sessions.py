@@ -207,7 +207,8 @@ class Sessions:
             ends = self._ends_in_s(session)
             until = "while it is connected" if ends is None else f"for {ends:.0f} s at most"
             held.append(f"a session holds {session.num_envs} {until}")  # an owner's key closes it
-        return f"{num_envs} environments were asked for, {free} of {self.config.count} are free: {'; '.join(held)}"
+        asked = "1 environment was" if num_envs == 1 else f"{num_envs} environments were"
+        return f"{asked} asked for, {free} of {self.config.count} are free: {'; '.join(held)}"
 
     async def _give_back(self, num_envs: int, client: str) -> None:
         async with self._freed:

@@ -105,6 +105,8 @@ class ServerSession:
 
     def authenticate(self, secret: str) -> None:
         """Unauthorized unless the secret is the session's own; compared in constant time."""
+        if not secret:
+            raise Unauthorized("the session's secret is missing: send it in the header Session-Secret")
         if not hmac.compare_digest(secret.encode(errors="replace"), self.secret.encode()):
             raise Unauthorized("the session's secret is wrong")
 
