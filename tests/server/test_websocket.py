@@ -15,7 +15,8 @@ import pytest
 from multiserverrl.server.run import RunningServer
 from multiserverrl.testing.serving import serving, worker_pids
 from multiserverrl.wire import frames
-from multiserverrl.wire.messages import PROTOCOL_VERSION, Open, Refused, Reset, Resume, Step
+from multiserverrl.wire.coding import HEADER, Codec, Coding
+from multiserverrl.wire.messages import PROTOCOL_VERSION, Close, Closed, Open, Refused, Reset, Resume, Step
 from multiserverrl.wire.websocket import BINARY, CLOSE, CONTINUATION, PING, TEXT
 
 MOST_BYTES = 1 << 20
@@ -32,10 +33,12 @@ def server() -> Iterator[RunningServer]:
 class RawStream:
     """A WebSocket whose client does what it likes; the mask is zero, so payloads travel as they are."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, coding: str = "") -> None:
         parts = urlsplit(url)
         self.socket = socket.create_connection((parts.hostname, parts.port), 20)
         key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+        if coding:
+            key += f"{HEADER}: {coding}\r\n"
         head = "GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         self.socket.sendall(f"{head}{key}\r\n".encode())
         self._waiting = b""
@@ -171,6 +174,27 @@ def test_a_stream_that_was_refused_has_as_long_again_and_one_with_a_session_as_l
         assert refused.code == "session_lost"
         assert stream.close_code() == 4004
         assert session.ask(Step(0, 5), bytes(8)).seq == 5  # it was silent as long
+
+
+@pytest.mark.parametrize("is_lent", [True, False], ids=["lent", "front"])
+def test_a_stream_whose_session_was_closed_is_not_kept(server: RunningServer, is_lent: bool) -> None:
+    with opened(server.url, is_lent=is_lent) as stream:
+        began = time.monotonic()
+        assert isinstance(stream.ask(Close(0, 5)), Closed)
+        assert isinstance(stream.ask(Close(0, 5)), Closed)  # there is time for a repeat
+        assert stream.close_code() == 4004
+        assert 0.4 < time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("coding", ["zstd", "crc32"])
+def test_a_stream_with_coded_frames_whose_session_was_closed_is_not_kept(server: RunningServer, coding: str) -> None:
+    codec = Codec(Coding.parse(coding), MOST_BYTES)
+    with RawStream(server.url, coding) as stream:
+        for message in (Open(PROTOCOL_VERSION, owner="the-key-of-the-first", wait_s=20), Close(0, 1)):
+            stream.socket.sendall(raw_frame(codec.encode(frames.encode(message))))
+            told = frames.decode_answer(bytes(codec.decode(stream.frame()[1])))[0]
+        assert isinstance(told, Closed)
+        assert stream.close_code() == 4004
 
 
 def test_a_message_before_there_is_a_session_may_not_be_as_large(server: RunningServer) -> None:

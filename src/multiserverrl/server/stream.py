@@ -85,6 +85,7 @@ class _Connection:
         self._early: list[bytes] | None = None  # what came while the session was resumed
         self._send: Callable[[bytes], None] = protocol.send_message
         self._answer: Callable[[bytes], None] = self._answer_and_lend
+        self._coding = coding
         if coding:
             self._codec = Codec(coding, sessions.config.max_message_bytes)
             self._send, self._answer = self._send_coded, self._answer_coded
@@ -103,11 +104,8 @@ class _Connection:
         self.protocol.send_message(self._codec.encode(frame))
 
     def _answer_coded(self, frame: bytes) -> None:
-        """Env workers know plain frames only, as are those that are too short to be compressed."""
         self._send_coded(frame)
-        lanes = self._session.lanes if self._session is not None else []
-        if not self._codec.coding.checksum and all(lane.layout.size_bytes < LEAST_BYTES for lane in lanes):
-            asyncio.get_running_loop().call_soon(self._lend)
+        asyncio.get_running_loop().call_soon(self._lend)
 
     def _answer_and_lend(self, frame: bytes) -> None:
         self.protocol.send_message(frame)
@@ -116,10 +114,22 @@ class _Connection:
     def _lend(self) -> None:
         """Let the env worker answer by itself from now on, where it can."""
         session, sessions = self._session, self._sessions
-        if session is None or sessions.live.get(session.state.id) is not session or sessions.is_draining:
-            return  # closing, perhaps while its last request ran
+        if session is None:
+            return
+        if sessions.live.get(session.state.id) is not session:  # closed, perhaps while its last request ran
+            self.protocol.hurry()
+            return
+        if sessions.is_draining or self._is_coded(session):
+            return
         if session.state.connection == self._number:
             lend(session, self.protocol, sessions.config.max_message_bytes)
+
+    def _is_coded(self, session: LiveSession) -> bool:
+        """Whether its frames may be: env workers know plain ones only, as are those too short to be compressed."""
+        coding = self._coding
+        if not coding:
+            return False
+        return coding.checksum or any(lane.layout.size_bytes >= LEAST_BYTES for lane in session.lanes)
 
     def _on_message(self, frame: bytes) -> None:
         try:

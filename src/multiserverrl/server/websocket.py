@@ -34,7 +34,7 @@ from multiserverrl.wire.websocket import (
 
 __all__ = ["CLOSED_LATE", "EXTENSION", "StreamProtocol"]
 
-CLOSED_LATE = 4004  # no session was opened or resumed in time
+CLOSED_LATE = 4004  # no session was opened or resumed in time, or it was closed for as long
 EXTENSION = "multiserverrl.connection"  # where the ASGI scope holds the protocol itself
 
 _MOST_PARTS = 4096  # of one message
@@ -73,7 +73,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self.hurry()
 
     def hurry(self) -> None:
-        """From now on the client has --handshake-s to get as far as a message."""
+        """There is no session: from now on the client has --handshake-s to get as far as a message."""
         self.wait()
         self._timer = self.loop.call_later(self._handshake_s, self._too_slow)
 
@@ -87,7 +87,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if self._on_message is None:
             self.transport.abort()
         else:
-            told = f"a session is opened or resumed within {self._handshake_s:g} s (serve … --handshake-s)"
+            told = f"without a session a connection is kept for {self._handshake_s:g} s (serve … --handshake-s)"
             self.close(CLOSED_LATE, told)
 
     def connection_lost(self, exc: Exception | None) -> None:
