@@ -138,7 +138,8 @@ def test_requests_in_pieces_and_control_frames_between_them_are_understood(serve
         assert session.ask(Step(0, 4), bytes(8))[0].seq == 4
 
 
-def test_a_repeat_of_a_step_whose_answer_died_with_the_worker_steps_nothing(server: RunningServer) -> None:
+@pytest.mark.parametrize("action", [0, 1], ids=["the same", "another body"])
+def test_a_repeat_of_a_step_whose_answer_died_with_the_worker_steps_nothing(server: RunningServer, action: int) -> None:
     with raw(server) as session:
         session.ask(Reset(0, 1, [3]))
         session.ask(Step(0, 2), bytes(8))
@@ -148,9 +149,11 @@ def test_a_repeat_of_a_step_whose_answer_died_with_the_worker_steps_nothing(serv
         with pytest.raises(ConnectionEnded):
             session.connection.receive()
         again = session.resumed()
-        told, body = again.ask(Step(0, 3), bytes(8))
+        told, body = again.ask(Step(0, 3), np.int64(action).tobytes())
         assert "SIGKILL" in unpack_tree(told.infos[0])[0]["multiserverrl"]["fault"]
         assert np.frombuffer(body, np.float64, 2, 8)[0] == 2  # the last observation that was whole
+        refused, _ = again.ask(Step(0, 3), np.int64(1 - action).tobytes())
+        assert isinstance(refused, Refused) and "another request with the same seq" in refused.message
         assert again.ask(Step(0, 4), bytes(8))[0].seq == 4
         again.connection.close()
 
