@@ -27,6 +27,7 @@ from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.credentials import Token, find_token
 from multiserverrl.server.front import FrontConfig, Ready
 from multiserverrl.server.hosts import is_loopback
+from multiserverrl.server.orphans import MARK_VARIABLE, end_marked, new_mark
 from multiserverrl.wire.tokens import TOKEN_VARIABLE
 
 __all__ = ["RunningServer", "listen", "serve", "start_server"]
@@ -44,6 +45,7 @@ class _Front:
     child: Child
     ready_fd: int | None
     started_at: float
+    mark: str  # of all that descends from it
     restarts: int = 0
 
 
@@ -102,6 +104,7 @@ class RunningServer:
             log("front_died", port=front.config.port, cause=cause_of_exit(code), restarts=restarts)
             if front.ready_fd is not None:
                 os.close(front.ready_fd)
+            end_marked([front.mark])
             self._fronts[index] = self._start(front.config, front.listener)
             self._fronts[index].restarts = restarts + 1
 
@@ -126,19 +129,22 @@ class RunningServer:
             if front.ready_fd is not None:
                 os.close(front.ready_fd)
                 front.ready_fd = None
+        end_marked([front.mark for front in self._fronts if front.child.exitcode() != 0])  # others saw to it themselves
 
     def _start(self, config: ServerConfig, listener: socket.socket) -> _Front:
         ready, tell = os.pipe()
+        mark = new_mark()
         try:
             content = msgspec.msgpack.encode(FrontConfig(config, self.token.text if self.token else None))
             child = start_child(
                 "multiserverrl.server.front:run_front", content,
                 name=f"front on port {config.port}", fds=[listener.fileno(), tell],
+                environment={MARK_VARIABLE: mark},
                 without=[TOKEN_VARIABLE],  # it has it from us; env workers inherit what it has
             )  # fmt: skip
         finally:
             os.close(tell)
-        return _Front(config, listener, child, ready, time.monotonic())
+        return _Front(config, listener, child, ready, time.monotonic(), mark)
 
 
 def start_server(config: ServerConfig, wake: int | None = None) -> RunningServer:
