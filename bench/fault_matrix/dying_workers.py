@@ -18,8 +18,8 @@ from scene import percentile
 from unruly import UNRULY, Seat, Told, quiet_serving, seated, told_of
 from walker import Walker
 
-_PACE_S = 2.0  # from one death to the next
-_DISTURBED_S = 1.0  # of which so long counts as disturbed, the rest as quiet
+_DISTURBED_S = 1.0  # from a death on, or for as long as the recovery takes
+_QUIET_S = 1.0  # then nothing happens for so long, which is what the others' rate is compared with
 _LEAST_RATE, _LEAST_QUICK_RATE = 0.9, 0.75  # the quick one is seen for a few seconds only
 _MEMORY_MB = 200
 _NUM_ENVS = 4  # of the session that lies on both workers
@@ -38,6 +38,14 @@ class _Death(NamedTuple):
     at: float
     recovery_s: float
     is_told: bool
+
+    @property
+    def disturbed(self) -> tuple[float, float]:
+        return self.at, self.at + max(_DISTURBED_S, self.recovery_s)
+
+    @property
+    def quiet(self) -> tuple[float, float]:
+        return self.disturbed[1], self.disturbed[1] + _QUIET_S
 
 
 class _Shared:
@@ -81,11 +89,11 @@ def run(effort: Effort) -> Seen:
     what = (
         f"{wrong} wrong of {sum(part.compared for part in parts):,} steps of others, {untold} causes not told; "
         f"recovery p50 {percentile(recoveries, 0.5):.2f} s, p95 {percentile(recoveries, 0.95):.2f} s; "
-        f"others' rate {rates[0]:.0%} (lent), {rates[1]:.0%} (front)"
+        f"others' rate after a death, of the next quiet second's: {rates[0]:.0%} (lent), {rates[1]:.0%} (front)"
     )
     least_rate = _LEAST_RATE if effort.is_whole else _LEAST_QUICK_RATE
     holds = not wrong and not untold and min(rates) >= least_rate and percentile(recoveries, 0.95) <= 2.0
-    return Seen(f"{len(deaths)} deaths, {_PACE_S:g} s apart, four ways", what, holds)
+    return Seen(f"{len(deaths)} deaths, {_DISTURBED_S + _QUIET_S:g} s apart or more, four ways", what, holds)
 
 
 class _Part(NamedTuple):
@@ -101,18 +109,16 @@ def _part(is_lent: bool, num_deaths: int, seed: int, deaths: list[_Death]) -> _P
         with seated(server, is_lent=is_lent) as victim:  # on the first worker, so the walker is on the other
             walker = Walker(server.url, "CartPole-v1", is_lent=is_lent)
             for way in itertools.islice(itertools.cycle(WAYS), begin, begin + num_deaths):
-                began = time.monotonic()
                 deaths.append(_die(victim, way, struck, rng))
                 shared.step()
                 shared.step()
-                time.sleep(max(0.0, _PACE_S - (time.monotonic() - began)))
+                time.sleep(max(0.0, deaths[-1].quiet[1] - time.monotonic()))
             walker.end()
         shared.close()
     mine = deaths[begin:]
     wrong = shared.wrong + (not walker.is_undisturbed()) + (shared.spared() != _NUM_ENVS // 2)
-    rate = walker.rate([(death.at, death.at + _PACE_S) for death in mine[:-1]])
-    quiet = walker.rate([(death.at + _DISTURBED_S, death.at + _PACE_S) for death in mine[:-1]])
-    return _Part(wrong, walker.steps + shared.steps, rate / quiet)
+    rate = walker.rate([death.disturbed for death in mine]) / walker.rate([death.quiet for death in mine])
+    return _Part(wrong, walker.steps + shared.steps, rate)
 
 
 def _die(victim: Seat, way: str, struck: Any, rng: np.random.Generator) -> _Death:

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from matrix import Effort, Seen
 from multiserverrl.client.vector import VirtualVectorEnv
 from multiserverrl.errors import EnvFault
-from unruly import UNRULY, Seat, quiet_serving, seated, told_of
+from unruly import UNRULY, Seat, health_of, quiet_serving, seated, told_of
 
 _DEADLINE_S, _START_DEADLINE_S = 1.0, 2.0
 _MOST_LATE_S = 1.0
+_LEAST_LATE_S = -0.1  # what is over before its deadline did not end by it; two processes' clocks are looked at
 
 Struck = Callable[[], int]
 
@@ -87,11 +88,14 @@ def run(effort: Effort) -> Seen:
                 try:
                     late.append(way(seat, struck))
                     wrong += told_of(seat.step()).cause != ""  # it goes on
+                    wrong += health_of(server)["restarts"] != 1  # by the end of one worker, whatever the client saw
                 except _WrongAnswerError:
                     wrong += 1
     late.append(_never_made())
-    what = f"{wrong} wrong; p50 {sorted(late)[len(late) // 2]:.2f} s past the deadline, at most {max(late):.2f} s"
-    return Seen(f"{len(late)} times, a deadline of {_DEADLINE_S:g} s", what, not wrong and max(late) <= _MOST_LATE_S)
+    late.sort()
+    seen = f"{late[0]:.2f} to {late[-1]:.2f} s past the deadline, p50 {late[len(late) // 2]:.2f} s"
+    holds = not wrong and late[0] >= _LEAST_LATE_S and late[-1] <= _MOST_LATE_S
+    return Seen(f"{len(late)} times, a deadline of {_DEADLINE_S:g} s", f"{wrong} wrong; {seen}", holds)
 
 
 def _never_made() -> float:
