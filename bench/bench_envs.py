@@ -7,6 +7,7 @@ each observation what it is of, so that whoever has learned from it can be asked
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import Any
@@ -56,6 +57,7 @@ class Sleeping(gymnasium.Env[NDArray[np.float32], np.int64]):
 
 
 DIARY_PACE = "DIARY_PACE"  # names a file: while it is there, a step of Diary-v0 takes 4 ms
+DIARY_HOLD = ".hold"  # while a directory of that name with this at its end is there, a step says so in it, and waits
 
 
 class Diary(gymnasium.Env[NDArray[np.float32], np.int64]):
@@ -78,11 +80,20 @@ class Diary(gymnasium.Env[NDArray[np.float32], np.int64]):
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         if self._pace and os.path.exists(self._pace):
             time.sleep(0.004)
+            self._wait_within()
         reward = float(diary_reward(self._name[1], self._time))
         self._time += 1
         self._actions = (2 * self._actions + int(action)) % 2**16
         has_ended, terminates = self._time == diary_length(self._name[1]), bool(diary_terminates(self._name[1]))
         return self._obs(), reward, has_ended and terminates, has_ended and not terminates, {}
+
+    def _wait_within(self) -> None:
+        hold = self._pace + DIARY_HOLD
+        if os.path.exists(hold):
+            with contextlib.suppress(FileNotFoundError):  # it is over just now
+                os.mkdir(os.path.join(hold, f"{os.getpid()}-{id(self)}"))
+        while os.path.exists(hold):
+            time.sleep(0.001)
 
     def _obs(self) -> NDArray[np.float32]:
         return np.array([*self._name, self._time, self._actions], np.float32)

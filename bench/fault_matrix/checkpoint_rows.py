@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,26 +20,31 @@ from pathlib import Path
 from bad_disk import try_it
 from counting_env import wrong_transitions
 from matrix import Effort, FaultRow, Seen, Unavailable
-from multiserverrl.train.checkpoint import load_newest
+from multiserverrl.train.checkpoint import Checkpoint, load_newest
 from run_process import TrainingRun, limit_files, training
 
 UNREACHABLE = ("--stop-at-return", "1e9")
 SOLVED = ("--stop-at-return", "475")
 OFTEN = ("--checkpoint-every-s", "0.2")
 N_STEP, GAMMA, REWARD_SCALE = 5, 0.9, 0.5
+RESUMED = r"run_resumed checkpoint=(\S+) digest=(\S+) .*tails=(\d+)"
 COUNTING = (
     f"{pathlib.Path(__file__).parent / 'counting_env.py'}:CountingEnv", "--count", 16, "--n-step", N_STEP,
     "--gamma", GAMMA, "--reward-scale", REWARD_SCALE, "--hidden", 16, *OFTEN, *UNREACHABLE,
 )  # fmt: skip
 
 
+AT_START, AT_DIGEST, LATER = "during the start of a resume", "right after its digest", "later"
+MOMENTS = (LATER, AT_START, AT_DIGEST, LATER)  # of the parts of a run, by turns
+
+
 @dataclass
 class _Tally:
     """What came of the kills of whole runs."""
 
-    kills: int = 0
-    without: int = 0  # kills before there was any checkpoint
-    restored: int = 0  # resumes whose digest was that of the checkpoint
+    kills: Counter[str] = field(default_factory=Counter)  # by their moment
+    resumes: int = 0  # that were not killed before they could say what they have
+    restored: int = 0  # those whose digest was that of the newest checkpoint
     truncated: int = 0  # transitions of broken episodes
     transitions: int = 0  # checked by their content
     wrong: int = 0
@@ -52,18 +58,18 @@ def kill_whole_runs(effort: Effort) -> Seen:
     """CartPole runs, each killed a few times and then solved; and one whose transitions are checked by content."""
     tally, rng = _Tally(), random.Random(effort.seed)
     for number in range(effort.times(1, 4)):
-        backends = ["numpy", "torch"] * 2 if effort.is_whole and number == 0 else ["numpy"] * effort.times(1, 4)
-        _kill_and_solve(tally, rng, number, backends, longest_s=effort.times(2, 4))
+        backends = ["numpy", "torch"] * 2 if effort.is_whole and number == 0 else ["numpy"] * effort.times(3, 4)
+        _kill_and_solve(tally, rng, number, backends, longest_s=effort.times(1, 4))
     _kill_and_check(tally, rng, effort.times(1, 4))
-    wanted = tally.kills - tally.without
-    holds = tally.restored == wanted and tally.solved == tally.runs and tally.wrong == 0 and tally.truncated > 0
+    holds = tally.restored == tally.resumes and tally.solved == tally.runs and tally.wrong == 0 and tally.truncated > 0
+    moments = ", ".join(f"{count} {moment}" for moment, count in tally.kills.items())
     return Seen(
-        f"{tally.kills} kills of a whole run (with {' and '.join(sorted(tally.backends))})",
-        f"{tally.restored}/{wanted} resumes with equal digests ({tally.without} before the first checkpoint); "
+        f"{tally.kills.total()} kills of a whole run ({moments}; with {' and '.join(sorted(tally.backends))})",
+        f"{tally.restored}/{tally.resumes} resumes with the digest of the newest checkpoint, none without one; "
         f"{tally.solved}/{tally.runs} runs solved afterwards; {tally.truncated} transitions of broken episodes "
         f"truncated; of {tally.transitions} checked by content {tally.wrong} span a break"
         + "".join(f"; {problem}" for problem in tally.problems),
-        holds and not tally.problems,
+        holds and not tally.problems and len(tally.kills) == len(set(MOMENTS)),
     )
 
 
@@ -72,14 +78,10 @@ def _kill_and_solve(tally: _Tally, rng: random.Random, seed: int, backends: list
     with _scratch() as directory:
         run_dir = directory / "run"
         begin: tuple[object, ...] = ("CartPole-v1", "--run-dir", run_dir, "--seed", seed, *OFTEN, *UNREACHABLE)
-        for backend in backends:
+        for number, backend in enumerate(backends):
             tally.backends.add(backend)
-            with training(*begin, "--backend", backend) as run:
-                _follow(tally, run, run_dir)
-                time.sleep(rng.uniform(0.0, longest_s))
-                run.kill()
-            tally.kills += 1
-            begin = ("--resume", run_dir, *UNREACHABLE) if (run_dir / "config.json").exists() else begin
+            _kill_at(MOMENTS[number % len(MOMENTS)], tally, rng, run_dir, (*begin, "--backend", backend), longest_s)
+            begin = ("--resume", run_dir, *UNREACHABLE)
         with training("--resume", run_dir, "--backend", "numpy", *SOLVED) as run:
             _follow(tally, run, run_dir)
             run.wait_until(lambda: (run_dir / "result.json").exists(), "it is solved")
@@ -88,17 +90,30 @@ def _kill_and_solve(tally: _Tally, rng: random.Random, seed: int, backends: list
         tally.solved += json.loads((run_dir / "result.json").read_text())["solved"]
 
 
+def _kill_at(
+    moment: str, tally: _Tally, rng: random.Random, run_dir: Path, arguments: tuple[object, ...], longest_s: float
+) -> None:
+    """Start a part of a run and kill it at such a moment; the same checkpoint must serve the next, or a newer one."""
+    with training(*arguments) as run:
+        if moment == AT_START:
+            before = load_newest(run_dir / "checkpoints")
+            time.sleep(rng.uniform(0.0, 1.5))
+            run.kill()
+            if run.all(RESUMED):  # it came so far
+                _compare(tally, run, before)
+        else:
+            _follow(tally, run, run_dir)
+            time.sleep(0.0 if moment == AT_DIGEST else rng.uniform(0.0, longest_s))
+            run.kill()
+    tally.kills[moment] += 1
+
+
 def _kill_and_check(tally: _Tally, rng: random.Random, kills: int) -> None:
     with _scratch() as directory:
         run_dir = directory / "run"
         begin: tuple[object, ...] = (*COUNTING, "--run-dir", run_dir)
         for _ in range(kills):
-            with training(*begin) as run:
-                _follow(tally, run, run_dir)
-                run.wait_until(lambda: _newest(run_dir) != "", "there is a checkpoint")
-                time.sleep(rng.uniform(0.0, 2.0))
-                run.kill()
-            tally.kills += 1
+            _kill_at(LATER, tally, rng, run_dir, begin, longest_s=2.0)
             begin = ("--resume", run_dir)
         with training(*begin) as run:
             _follow(tally, run, run_dir)
@@ -115,18 +130,25 @@ def _kill_and_check(tally: _Tally, rng: random.Random, kills: int) -> None:
 def _follow(tally: _Tally, run: TrainingRun, run_dir: Path) -> None:
     """Wait until the run is at work; one that goes on from a checkpoint must have it back to the bit."""
     if not (run_dir / "config.json").exists():
-        run.wait_until((run_dir / "config.json").exists, "it has a directory")
+        run.wait_for("env steps")
+        if not _newest(run_dir):
+            tally.problems.append("a run had stepped, and there was no checkpoint")
         return
-    checkpoint = load_newest(run_dir / "checkpoints")
-    if checkpoint is None:
-        tally.without += 1
-        return
-    match = run.wait_for(r"run_resumed checkpoint=(\S+) digest=(\S+) .*tails=(\d+)")
-    if match.groups()[:2] == (checkpoint.name, checkpoint.digest()):
+    before = load_newest(run_dir / "checkpoints")
+    run.wait_for(RESUMED)
+    _compare(tally, run, before)
+
+
+def _compare(tally: _Tally, run: TrainingRun, before: Checkpoint | None) -> None:
+    """What the resumed run computed of itself, with what was on the disk before it was started."""
+    wanted = ("none", "") if before is None else (before.name, before.digest())
+    name, digest, tails = run.all(RESUMED)[0].groups()
+    tally.resumes += 1
+    tally.truncated += int(tails)
+    if (name, digest) == wanted:
         tally.restored += 1
     else:
-        tally.problems.append(f"{checkpoint.name} {checkpoint.digest()} became {match.group(1)} {match.group(2)}")
-    tally.truncated += int(match.group(3))
+        tally.problems.append(f"{' '.join(wanted)} became {name} {digest}")
 
 
 def fill_disks(effort: Effort) -> Seen:
@@ -309,7 +331,8 @@ ROWS: list[FaultRow] = [
     FaultRow(
         "10",
         "the whole run killed at random moments, `--resume`",
-        "what the last checkpoint held is back to the bit; broken episodes count as truncated; it goes on to solved",
+        "what the last checkpoint held is back to the bit, sampling's random numbers too (exploration's and envs' are "
+        "new ones, by seed and env steps); broken episodes count as truncated; it goes on to solved",
         kill_whole_runs,
     ),
     FaultRow(

@@ -6,11 +6,13 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from typing import NamedTuple
 
 from clock_client import CARTPOLE, SCRIPTED
 from matrix import Effort, FaultRow, Seen, Unavailable
@@ -43,6 +45,7 @@ def jump(effort: Effort) -> Seen:
         client = [sys.executable, str(HERE / "clock_client.py"), url, str(seconds)]
         told = json.loads(subprocess.run(client, env=faked, stdout=subprocess.PIPE, check=True, timeout=300).stdout)
         freed_s = _freed_after(url)
+        trained = _train(folder, faked, jumping, effort.times(150, 475))
         serving.terminate()
         code = serving.wait(30)
     false_time_outs = len(told["errors"]) + told["reconnects"]
@@ -51,8 +54,42 @@ def jump(effort: Effort) -> Seen:
     return Seen(
         f"{told['jumps']} jumps of 1 to 2 h seen in {told['rounds']} rounds: slow steps, a client that is away, walks",
         f"false time-outs: {false_time_outs}; walks that differ: {int(not told['is_equal'])}; sessions that were left "
-        f"behind freed after {freed_s:.1f} s of {TIME_TO_LIVE_S:.0f}; exit {code}{errors}",
-        not false_time_outs and told["is_equal"] and in_time and min(told["jumps"], told["rounds"]) > 0 and code == 0,
+        f"behind freed after {freed_s:.1f} s of {TIME_TO_LIVE_S:.0f}; exit {code}{errors}; "
+        f"a run with the same clock: {trained.text}",
+        not false_time_outs
+        and told["is_equal"]
+        and in_time
+        and min(told["jumps"], told["rounds"]) > 0
+        and code == 0
+        and trained.is_well,
+    )
+
+
+class _Trained(NamedTuple):
+    is_well: bool
+    text: str
+
+
+def _train(folder: str, faked: dict[str, str], jumping: _Jumping, stop_at_return: int) -> _Trained:
+    """CartPole-v1 to that return, with a server of its own; all of its processes have the clock that jumps."""
+    run_dir, began, turns = pathlib.Path(folder, "run"), time.monotonic(), jumping.turns
+    command = [sys.executable, "-m", "multiserverrl", "train", CARTPOLE, "--run-dir", str(run_dir)]
+    command += ["--episodes", "500", "--stop-at-return", str(stop_at_return)]
+    told = subprocess.run(
+        command, env={**faked, "MULTISERVERRL_LOG": "info"}, capture_output=True, text=True, check=False, timeout=180
+    )
+    took_s, restarts = time.monotonic() - began, len(re.findall("process_restarted|worker_restarted", told.stderr))
+    if told.returncode:
+        return _Trained(False, f"exit code {told.returncode}: {told.stderr[-300:]}")
+    result = json.loads((run_dir / "result.json").read_text())
+    hours = set(re.findall(r"^\d+-\d+-\d+T(\d+)", told.stderr, re.MULTILINE))  # that its log shows
+    is_well = result["solved"] and result["faults"] == restarts == 0 and 0 < result["wall_s"] < took_s
+    solved = "solved" if result["solved"] else "not solved"
+    return _Trained(
+        is_well,
+        f"{solved} in {result['wall_s']:.1f} s by its own clock, {took_s:.1f} s with start and end, "
+        f"{jumping.turns - turns} jumps meanwhile (its log shows {len(hours)} hours), "
+        f"faults {result['faults']}, processes started again {restarts}",
     )
 
 
@@ -60,16 +97,15 @@ class _Jumping:
     """Writes what the clocks show from now on, by turns an hour ahead and behind."""
 
     def __init__(self, clock: pathlib.Path) -> None:
-        self._clock, self._is_over = clock, threading.Event()
+        self._clock, self._is_over, self.turns = clock, threading.Event(), 0
         self._thread = threading.Thread(target=self._run, name="jumping")
         self._thread.start()
 
     def _run(self) -> None:
-        turn = 0
         while not self._is_over.wait(EVERY_S):
-            turn += 1
+            self.turns += 1
             written = self._clock.with_suffix(".next")
-            written.write_text(("+0", f"+{HOUR_S}", "+0", f"-{HOUR_S}", f"+{HOUR_S}", f"-{HOUR_S}")[turn % 6])
+            written.write_text(("+0", f"+{HOUR_S}", "+0", f"-{HOUR_S}", f"+{HOUR_S}", f"-{HOUR_S}")[self.turns % 6])
             written.rename(self._clock)
 
     def end(self) -> None:

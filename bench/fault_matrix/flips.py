@@ -16,6 +16,7 @@ import numpy as np
 
 from matrix import Effort, Seen, Unavailable
 from multiserverrl.client.vector import VirtualVectorEnv
+from multiserverrl.errors import MultiServerRLError
 from multiserverrl.testing.relay import Flip, Relay
 from multiserverrl.testing.serving import serving
 from twins import SCRIPTED, Twins, scripted_twins
@@ -38,17 +39,47 @@ def flip_bits(effort: Effort) -> Seen:
             _flip(twins, relay, Flip(direction, int(choices.integers(sizes[direction]))))
         flips, undetected = relay.flips_done, twins.wrong + abs(twins.applied_beyond())
         harmless = max(0, flips - (relay.connections - 1))
+    mended = _while_mended(effort)
     under_tls = _under_tls(effort)
     plain_flips, plain_wrong = _without_checksum(effort)
     with_it, without = _rates(effort)
     which = "each" if effort.is_whole else "every second"
     return Seen(
-        f"{flips} bits flipped in a step's request and reply, {which} bit of both; {under_tls.flips} under TLS",
-        f"undetected {undetected}, under TLS {under_tls.undetected}; {harmless} in bits that nobody needs "
+        f"{flips} bits flipped in a step's request and reply, {which} bit of both; {under_tls.flips} under TLS; "
+        f"{mended.flips} in a handshake and `resume` that mend a connection",
+        f"undetected {undetected}, under TLS {under_tls.undetected}, while mended {mended.undetected}, and sessions "
+        f"ended {mended.ended}; {harmless} in bits that nobody needs "
         f"(without a checksum {plain_wrong} of {plain_flips} flips are observations taken for true); "
         f"steps/s {with_it:.0f} with, {without:.0f} without ({with_it / without - 1:+.0%})",
-        undetected == under_tls.undetected == 0 and plain_wrong > 0 and flips > 500,
+        undetected == under_tls.undetected == mended.undetected == mended.ended == 0
+        and plain_wrong > 0
+        and flips > 500
+        and mended.flips >= 0.9 * mended.tries,
     )
+
+
+class _Mended(NamedTuple):
+    tries: int
+    flips: int
+    undetected: int
+    ended: int
+
+
+def _while_mended(effort: Effort) -> _Mended:
+    """Bits of what passes when a connection that was lost is made anew: upgrade, hello, `resume`, and the step."""
+    tries, ended, choices = effort.times(60, 1500), 0, np.random.default_rng([effort.seed, 7])
+    with _twins_over(effort, checksum=True) as (twins, relay):
+        relay.cut_now("rst")
+        sizes = _bits_of_a_step(twins, relay)
+        for number in range(tries):
+            relay.cut_now("rst")
+            direction = ("request", "reply")[number % 2]
+            try:
+                _flip(twins, relay, Flip(direction, int(choices.integers(sizes[direction]))))
+            except MultiServerRLError:
+                ended += 1
+                break  # the twins are not alike any more
+        return _Mended(tries, relay.flips_done, twins.wrong + abs(twins.applied_beyond()) * (not ended), ended)
 
 
 class _UnderTls(NamedTuple):

@@ -110,9 +110,9 @@ class Killer:
         mine_s = self._healed_at_s.get(fault.name, -self.apart_s)
         return now_s > max(self._healed_at_s.values()) + self.pause_s and now_s > mine_s + self.apart_s
 
-    def count(self) -> int:
-        """Faults that have healed."""
-        return sum(map(len, self.heals_s.values()))
+    def count(self, name: str | None = None) -> int:
+        """Faults that have healed, all or of this name."""
+        return sum(len(heals_s) for kind, heals_s in self.heals_s.items() if name in (None, kind))
 
     def figures(self) -> str:
         """Of each kind, seconds to heal."""

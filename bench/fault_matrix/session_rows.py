@@ -24,8 +24,8 @@ ROWS: list[FaultRow] = [
     ),
     FaultRow(
         "3b",
-        "bits flipped inside the TCP stream (checksum=True, and TLS)",
-        "detected, never stepped wrong",
+        "bits flipped inside the TCP stream (checksum=True, and TLS): of steps, of handshakes that mend a connection",
+        "detected, never stepped wrong; no session ends",
         flip_bits,
     ),
     FaultRow(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,18 +22,22 @@ from typing import Any
 
 import numpy as np
 
-from bench_envs import DIARY_PACE
+from bench_envs import DIARY_HOLD, DIARY_PACE
 from diary import Reading, read_diary
 from killer import KILLS, Fault, Killer, steps_again
 from matrix import Effort, FaultRow, Seen
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.training import Outcome, train
+from multiserverrl.server.config import ServerConfig
 from multiserverrl.train.checkpoint import load_newest
 from multiserverrl.train.config import TrainConfig
 from scene import command_of, descendants_of, environment, leftovers, percentile, stderr_to
+from twins import wait_until
 
 BENCH = pathlib.Path(__file__).resolve().parents[1]
 ENV_ID, COUNT = "bench_envs:Diary-v0", 8
+SESSIONS = {"explorer": 2, "evaluator": 1}  # that each holds, which its next birth needs back
+TIME_TO_LIVE_S = ServerConfig.time_to_live_s
 N_STEP, GAMMA = 4, 0.5
 
 
@@ -48,8 +53,13 @@ def kill_roles(effort: Effort) -> Seen:
     steps_lost = outcome["env_steps"] - reading.transitions
     most_lost = times * COUNT  # what an explorer had counted and not sent when it died: one step of one group
     solved = solve_meanwhile(effort)
+    # the embedded server has not one env more than the run uses, and keeps a lost session for 120 s
+    taken_over = len(re.findall("its owner opened another", logged))
+    wanted = sum(count * killer.count(role) for role, count in SESSIONS.items())
     holds = (
         reading.is_faultless
+        and taken_over >= wanted
+        and max(killer.heals_s["explorer"], default=TIME_TO_LIVE_S) < TIME_TO_LIVE_S / 2
         and killer.count() == len(kinds) * times
         and 0 <= steps_lost <= most_lost
         and worth_s <= 10.0
@@ -61,7 +71,8 @@ def kill_roles(effort: Effort) -> Seen:
     what = (
         f"heals (p50/p95): {killer.figures()}; transitions lost {steps_lost} of {outcome['env_steps']}, wrong "
         f"{reading.wrong}, twice {reading.twice}, missing {reading.missing}; updates lost {sum(updates_lost)} in "
-        f"{len(updates_lost)} deaths (at most {worth_s:.1f} s worth); left behind {run.left}; "
+        f"{len(updates_lost)} deaths (at most {worth_s:.1f} s worth); sessions taken over by their owner's key "
+        f"{taken_over} of {wanted} that were left, no env to spare; left behind {run.left}; "
         f"CartPole-v1 {solved.text}"
     )
     return Seen(f"{killer.count()} kills in one run, {solved.kills} while CartPole-v1 was learned", what, holds)
@@ -110,6 +121,7 @@ def kill_server(effort: Effort) -> Seen:
         and outcome["why"] == "episodes used up"
         and percentile(fronts_s, 0.95) <= 2.0
         and server.survivors == 0
+        and server.kills_within == len(fronts_s[::2]) + len(parents_s)
         and not (left or run.left)
         and run.grown <= 0
     )
@@ -120,7 +132,8 @@ def kill_server(effort: Effort) -> Seen:
         f"{reading.twice}, missing {reading.missing}, cut {reading.cut}, sent and not learned from {lost}; processes "
         f"of dead servers left {server.survivors}; left behind {left}; {run.grown} descriptors more in the run"
     )
-    return Seen(f"{len(fronts_s)} kills of the front, {len(parents_s)} of the parent, in one run", what, holds)
+    done = f"{len(fronts_s)} kills of the front, {len(parents_s)} of the parent, in one run"
+    return Seen(f"{done}; {server.kills_within} while an env said that it was within a step", what, holds)
 
 
 class DiaryRun:
@@ -188,27 +201,32 @@ class ServedDiary:
     """`serve` as a process of its own, which is killed and started again on the same port."""
 
     def __init__(self, pace: pathlib.Path) -> None:
-        self.port, self.survivors, self._pace = 0, 0, pace
+        self.port, self.survivors, self.kills_within, self._pace = 0, 0, 0, pace
+        self._hold = pathlib.Path(f"{pace}{DIARY_HOLD}")
         self.outages_s: list[float] = []
         self.back_s: list[float] = []  # from "serving" to the first new step
         self._up_at_s: float | None = 0.0
         self._start_at_s = 0.0
         self._dying: list[int] = []
+        self._is_within = False  # whether the last kill of the front was
         self._start()
         self._announced()
 
     def kill_front(self) -> None:
-        """kill -9; its workers must end, its parent must start another."""
+        """kill -9, every second time in mid-step; its workers must end, its parent must start another."""
         self._note_survivors()
         (front,) = [pid for pid in descendants_of(self._process.pid) if "run_front" in command_of(pid)]
         self._dying = [front, *descendants_of(front)]
-        os.kill(front, signal.SIGKILL)
+        with self._envs_within(held := not self._is_within):
+            os.kill(front, signal.SIGKILL)
+        self._is_within = held
 
     def kill_parent(self) -> None:
-        """kill -9; all its processes must end. `has_come_back` starts the next after a while."""
+        """kill -9 in mid-step; all its processes must end. `has_come_back` starts the next after a while."""
         self._note_survivors()
         self._dying = descendants_of(self._process.pid)
-        self._process.kill()
+        with self._envs_within():
+            self._process.kill()
         self._process.communicate()
         self._start_at_s, self._up_at_s = time.monotonic() + self.outages_s.pop(0), None
 
@@ -239,6 +257,21 @@ class ServedDiary:
         with suppress(ProcessLookupError):
             self._process.kill()
         self._process.communicate()
+
+    @contextmanager
+    def _envs_within(self, is_wanted: bool = True) -> Iterator[None]:
+        """Envs say that they are within a step, and stay there meanwhile."""
+        if not is_wanted:
+            yield
+            return
+        self._hold.mkdir()
+        if wait_until(lambda: bool(os.listdir(self._hold))):
+            self.kills_within += 1
+        try:
+            yield
+        finally:  # whoever comes too late finds no directory to say it in
+            over = self._hold.rename(self._hold.with_suffix(".over"))
+            shutil.rmtree(over)
 
     def _start(self) -> None:
         command = [sys.executable, "-m", "multiserverrl", "serve", ENV_ID, "--port", str(self.port)]
@@ -296,7 +329,8 @@ ROWS: list[FaultRow] = [
     FaultRow(
         "9",
         "learner, explorer, inference server, evaluator killed (SIGKILL)",
-        "each is started again alone; the replay stays; lost: ≤ the unsent batch, ≤ 10 s of updates; still solves",
+        "each is started again alone and takes its envs over; the replay stays; lost: ≤ the unsent batch, ≤ 10 s of "
+        "updates; still solves",
         kill_roles,
     ),
 ]

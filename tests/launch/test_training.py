@@ -153,8 +153,11 @@ def test_episodes_used_up_end_a_run_unsolved_and_a_resume_goes_on_where_it_was(t
     again = train_in(tmp_path / "run", config, resume=True)
     assert again.result is not None
     assert again.result["episodes"] == 60, "every env has played its 15 already"
-    second = train_in(tmp_path / "run", replace(config, episodes=30), resume=True)
+    shown: list[Status] = []
+    progress = Script(when=lambda status: bool(shown.append(status)))
+    second = train_in(tmp_path / "run", replace(config, episodes=30), progress, resume=True)
     assert second.result is not None
+    assert 0.0 < shown[0].epsilon < config.epsilon_start, "the first status, too, shows where the run was"
     assert second.result["episodes"] == 120
     assert second.result["env_steps"] > first.result["env_steps"]
     assert second.result["updates"] > first.result["updates"]

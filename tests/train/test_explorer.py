@@ -290,6 +290,33 @@ def test_episodes_that_a_resume_makes_known_after_the_envs_are_open_count() -> N
     assert [(script.opened, script.closed) for script in scripts] == [(1, 1), (1, 1)]
 
 
+@pytest.mark.parametrize("is_resumed", [True, False])
+def test_a_resume_that_is_known_after_the_envs_are_open_does_not_play_the_first_episodes_again(
+    *, is_resumed: bool
+) -> None:
+    script, run, counters, steps = Script(), FakeRun(set()), FakeCounters(), ListedSteps()
+
+    class Control(FakeControl):
+        def wait_until_started(self) -> bool:
+            if is_resumed:
+                counters.row("learner").set("env_steps", 640)
+                counters.row("learner").set("wall_before_s", 2.0)
+            return super().wait_until_started()
+
+    group = ExplorerGroup(0, script.open, constant(0))
+    run_explorer(TrainConfig(episodes=1), TASK, [group], steps, counters.row("e"), Control(run, "e"))
+    known = Script()  # a run whose env steps were known from the beginning
+    other = FakeCounters()
+    other.row("learner").set("env_steps", 640)
+    run_explorer(
+        TrainConfig(episodes=1), TASK, [ExplorerGroup(0, known.open, constant(0))], ListedSteps(), other.row("e"),
+        FakeRun(set()).control("e"),
+    )  # fmt: skip
+    assert script.opened == 1
+    assert (script.seeds[-1] == known.seeds[0]) == is_resumed
+    assert len(script.seeds) == 1 + is_resumed
+
+
 def test_an_explorer_whose_envs_are_lent_when_it_starts_again_waits_for_them() -> None:
     script, run, counters = Script("A", num_envs=1), FakeRun(set()), FakeCounters()
     evaluator, opened = counters.row("evaluator"), []

@@ -70,10 +70,27 @@ def served(
     return server, counters
 
 
-def test_epsilon_is_told_before_the_first_actions() -> None:
-    config = TrainConfig(hidden="8", epsilon_start=0.8, epsilon_end=0.0, epsilon_steps=100)
-    _, counters = served([], num_envs=2, config=config, env_steps=50)
+def test_epsilon_is_told_with_the_first_actions_also_without_weights() -> None:
+    config = TrainConfig(hidden="8", epsilon_start=0.8, epsilon_end=0.0, epsilon_steps=100, warmup_steps=100)
+    _, counters = served([[request(0, 2)]], num_envs=2, config=config, weights=FakeWeights(), env_steps=50)
     assert counters.get("epsilon") == 0.4
+    assert served([], num_envs=2, config=config, env_steps=50)[1].get("epsilon") == 0.0, "a resume may make it other"
+
+
+def test_random_numbers_are_named_by_the_env_steps_of_the_first_request_which_a_resume_has_made_known() -> None:
+    def actions(steps_when_asked: int) -> list[int]:
+        run, counters, weights = FakeRun(set()), FakeCounters(), FakeWeights()
+
+        class Server(ScriptedServer):
+            def requests(self, timeout_s: float) -> list[ActionRequest]:
+                counters.row("explorer").set("env_steps", steps_when_asked)
+                return super().requests(timeout_s)
+
+        server = Server(run, [[request(0, 50)]])
+        run_inference(CONFIG, TASK, 50, server, weights, counters.row("i"), run.control("i"))
+        return list(server.answers[0][1].tolist())
+
+    assert actions(0) == actions(0) != actions(64)
 
 
 def test_each_group_gets_the_actions_of_its_own_observations() -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from multiserverrl.errors import CheckpointError, RunError
+from multiserverrl.train import learner
 from multiserverrl.train.channels import RawSteps
 from multiserverrl.train.checkpoint import Checkpoint, load_newest
 from multiserverrl.train.config import TrainConfig
@@ -172,14 +175,50 @@ def test_what_each_env_has_played_comes_back_with_the_rest() -> None:
     assert [array.tolist() for array in played] == [[4, 2], [7]]
 
 
-def test_a_state_that_comes_back_otherwise_ends_the_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+SPOILERS: dict[str, Callable[[Training], object]] = {
+    "a network's or its optimiser's number": lambda one: one.learner.load_state(
+        {
+            name: np.nextafter(array, np.inf, dtype=array.dtype) if array.dtype.kind == "f" else array
+            for name, array in one.learner.state().items()
+        }
+    ),
+    "a reward in the replay buffer": lambda one: one.replay.arrays["reward"].__setitem__(3, 0.125),
+    "where the next transition goes": lambda one: setattr(one.replay, "inserted", one.replay.inserted + 1),
+    "the random numbers of sampling": lambda one: one.rng.random(),
+    "the updates that are owed": lambda one: setattr(one, "ratio", one.ratio.beginning_at(1, 1)),
+    "the number of updates": lambda one: setattr(one, "updates", one.updates + 1),
+    "the env steps": lambda one: one._counters.add("env_steps", 1),
+}
+
+
+@pytest.mark.parametrize("what", [None, *SPOILERS])
+def test_a_state_that_comes_back_otherwise_ends_the_resume(monkeypatch: pytest.MonkeyPatch, what: str | None) -> None:
     first = Training(CONFIG, TASK, new_arrays(replay_layout(CONFIG, TASK)), FakeWeights(), FakeCounters().row("l"))
     learn(first, 0, 20)
     checkpoint = copy.deepcopy(first.checkpoint())
     second = Training(CONFIG, TASK, new_arrays(replay_layout(CONFIG, TASK)), FakeWeights(), FakeCounters().row("l"))
-    monkeypatch.setattr(second.replay, "restore", lambda contents: None)
-    with pytest.raises(CheckpointError, match="not restored as it was saved"):
+    load = second._load
+
+    def load_otherwise(checkpoint: Checkpoint) -> None:
+        load(checkpoint)
+        if what is not None:
+            SPOILERS[what](second)
+
+    monkeypatch.setattr(second, "_load", load_otherwise)
+    with pytest.raises(CheckpointError, match="not restored as it was saved") if what else contextlib.nullcontext():
         second.resume(checkpoint)
+
+
+def test_episodes_played_that_come_back_otherwise_end_the_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    def training(played: list[np.ndarray]) -> Training:
+        arrays = new_arrays(replay_layout(CONFIG, TASK))
+        return Training(CONFIG, TASK, arrays, FakeWeights(), FakeCounters().row("l"), played)
+
+    first = training([np.array([4, 2])])
+    learn(first, 0, 10)
+    monkeypatch.setattr(learner, "restore_played", lambda kept, played: None)
+    with pytest.raises(CheckpointError, match="not restored as it was saved"):
+        training([np.zeros(2, np.int64)]).resume(copy.deepcopy(first.checkpoint()))
 
 
 def learn(training: Training, first: int, count: int) -> None:

@@ -136,7 +136,7 @@ class LocalRun:
                 counters.set("lent", counters.get("wants_envs"))  # no explorer is left who could lend its envs
                 if self._is_evaluated(counters) or time.monotonic() > used_up_at_s + LAST_EVALUATION_S:
                     return USED_UP
-            if cast.has_started:
+            if cast.has_started and counters.get("batches"):  # before, a resume shows an ε that is not yet its own
                 self._reporter.look(counters, self._last)
         return INTERRUPTED
 

@@ -28,6 +28,7 @@ from multiserverrl.train.opening import (
     fault_of,
     fault_rows,
     open_envs,
+    reset_envs,
     sleep_unless_stopping,
     true_next_obs,
 )
@@ -81,7 +82,7 @@ def run_explorer(
             counters.set("first_step_at_s", time.monotonic())
         playing = [lane for lane in lanes if lane.has_episodes()]  # what was played before a resume is known now
         for lane in lanes:
-            lane.begin_episodes() if lane in playing else lane.close()
+            lane.begin() if lane in playing else lane.close()
         _take_turns(playing, counters, control, lends_envs)
         counters.set("explorers_finished", 1)
     except Stopped:
@@ -161,17 +162,20 @@ class _Lane:
         self._obs = np.zeros(0)
         self._actions, self._version = np.zeros(0, np.int64), 0
         self._played = group.played  # (N,) episodes that each env has ended
-        self._opened = 0
+        self._opened = self._opened_at = 0  # times; env steps of the whole run, the last time
         self._faults, self._next_told_fault = 0, 1
         self._has_request = False
         self.is_stepping = False
 
     def open(self) -> None:
         """Open the envs and reset them. Raises Stopped, or the error that kept them closed."""
-        entropy = [self._config.seed, 2, self._group.number, self._opened, int(self._counters.get("env_steps"))]
-        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        self._opened_at = int(self._counters.get("env_steps"))
         self._envs, self._obs = open_envs(
-            self._group.make_envs, seed, self._task.obs_dtype, self._config.reopen_s, self._control
+            self._group.make_envs,
+            self._seed(self._opened),
+            self._task.obs_dtype,
+            self._config.reopen_s,
+            self._control,
         )
         self._opened += 1
         self._returns = np.zeros(self._envs.num_envs)
@@ -182,6 +186,17 @@ class _Lane:
         """Whether any of the envs may play on."""
         limit = self._config.episodes
         return limit is None or self._played is None or bool((self._played < limit).any())
+
+    def begin(self) -> None:
+        """Begin once the gate is open: the first part of a run that is resumed has played what was reset before."""
+        if self._opened_at == 0 and self._counters.get("wall_before_s") and self._counters.get("env_steps"):
+            assert self._envs is not None
+            try:
+                self._obs = reset_envs(self._envs, self._seed(self._opened - 1), self._task.obs_dtype)
+            except LOST:
+                self._reopen()
+                return
+        self.begin_episodes()
 
     def begin_episodes(self) -> None:
         """Tell the learner that whatever ran in this group is over, and ask for the first actions."""
@@ -275,6 +290,11 @@ class _Lane:
         assert self._played is not None
         self._played += whole
         self._returns[ended] = 0.0
+
+    def _seed(self, opened: int) -> int:
+        """Named by the run's seed, the group, how often it was opened before, and the env steps so far."""
+        entropy = [self._config.seed, 2, self._group.number, opened, int(self._counters.get("env_steps"))]
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
     def _reopen(self) -> None:
         self._counters.add("reopened", 1)

@@ -34,10 +34,9 @@ def run_inference(
     Half of them make a batch complete at the latest: the other half steps meanwhile.
     """
     algorithm = algorithm_for(config, task)
-    rng = exploration_rng(config.seed, int(counters.get("env_steps")))
+    rng: np.random.Generator | None = None  # a resumed run's env steps are known when the first request comes
     complete = min(config.inference_batch, -(-num_envs // 2))
     snapshot: Snapshot | None = None
-    counters.set("epsilon", algorithm.exploration(int(counters.get("env_steps"))))  # shown before the first actions
     control.ready()
     try:
         while not control.is_stopping():
@@ -45,6 +44,9 @@ def run_inference(
             if not requests:
                 continue
             env_steps = int(counters.get("env_steps"))
+            rng = rng or exploration_rng(config.seed, env_steps)
+            explore = algorithm.exploration(env_steps)
+            counters.set("epsilon", explore)
             snapshot = _newest(weights, snapshot)
             while snapshot is None and env_steps >= config.warmup_steps:
                 sleep_unless_stopping(0.005, control)
@@ -53,9 +55,7 @@ def run_inference(
             if snapshot is None:
                 (actions, _), version = algorithm.act_at_random(len(obs), rng), 0
             else:
-                explore = algorithm.exploration(env_steps)
                 (actions, _), version = algorithm.act(snapshot[0], obs, {}, explore, rng), snapshot[1]
-                counters.set("epsilon", explore)
             _answer(server, requests, actions, version)
             counters.add("batches", 1)
             counters.add("batch_rows", len(obs))

@@ -19,7 +19,7 @@ from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.channels import Control, Counters, RawSteps, StepReader, WeightsWriter
 from multiserverrl.train.checkpoint import Checkpoint, load_newest
 from multiserverrl.train.config import TrainConfig
-from multiserverrl.train.played import copies_of, restore_played
+from multiserverrl.train.played import copies_of, has_same_groups, restore_played
 from multiserverrl.train.ratio import ReplayRatio
 from multiserverrl.train.replay import Replay, new_arrays, replay_layout
 from multiserverrl.train.saving import CheckpointWriter
@@ -243,6 +243,10 @@ class Training:
     def _begin_anew(self, checkpoint: Checkpoint) -> None:
         """The whole run was ended: make sure that its state is back to the bit, and end the episodes that ran."""
         tails, played = _under("tails/", checkpoint.arrays), _under("played/", checkpoint.arrays)
+        restore_played(played, self.played)
+        if has_same_groups(played, self.played):  # where they are others, the numbers are meant to differ
+            played = copies_of(self.played)
+        # what waited in windows that are gone cannot be read back from anything: it becomes part of the replay below
         restored = self._snapshot({**_over("tails/", tails), **_over("played/", played)})
         if (digest := restored.digest()) != checkpoint.digest():
             raise CheckpointError(f"{checkpoint.name} was not restored as it was saved; its settings are another run's")
@@ -258,7 +262,6 @@ class Training:
         )
         if tails:
             self.replay.insert(tails)
-        restore_played(played, self.played)
 
     def _wall_s(self) -> float:
         return self._wall_before_s + max(0.0, time.monotonic() - self._began_at_s)

@@ -24,6 +24,7 @@ __all__ = [
     "fault_of",
     "fault_rows",
     "open_envs",
+    "reset_envs",
     "sleep_unless_stopping",
     "true_next_obs",
 ]
@@ -52,7 +53,7 @@ def open_envs(
         try:
             envs = make_envs()
             _require_same_step(envs)
-            obs = _reset(envs, seed, obs_dtype)
+            obs = reset_envs(envs, seed, obs_dtype)
         except LOST as error:
             close_quietly(envs)
             failures, faults = failures + 1, faults + isinstance(error, EnvFault)
@@ -110,7 +111,8 @@ def fault_of(infos: dict[str, Any], row: int) -> str:
     return str(told[row] if told.ndim else told).strip().partition("\n")[0]
 
 
-def _reset(envs: VectorEnv, seed: int, obs_dtype: str) -> Array:
+def reset_envs(envs: VectorEnv, seed: int, obs_dtype: str) -> Array:
+    """New episodes in all of them; their first observations."""
     obs, _ = envs.reset(seed=seed)
     return np.asarray(obs, obs_dtype)
 

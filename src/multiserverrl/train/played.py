@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["copies_of", "restore_played"]
+__all__ = ["copies_of", "has_same_groups", "restore_played"]
 
 Array = NDArray[Any]
 
@@ -18,12 +18,18 @@ def copies_of(played: Sequence[Array]) -> dict[str, Array]:
     return {str(group): array.copy() for group, array in enumerate(played)}
 
 
+def has_same_groups(kept: dict[str, Array], played: Sequence[Array]) -> bool:
+    """Whether a checkpoint is of as many groups, each of as many envs."""
+    return {name: array.shape for name, array in kept.items()} == {
+        name: array.shape for name, array in copies_of(played).items()
+    }
+
+
 def restore_played(kept: dict[str, Array], played: Sequence[Array]) -> None:
     """Set each env to what it was; where the groups are others, the same number in all, spread evenly."""
-    groups = [kept.get(str(group), np.zeros(0, np.int64)) for group in range(len(played))]
-    if len(kept) == len(played) and all(len(old) == len(new) for old, new in zip(groups, played, strict=True)):
-        for old, new in zip(groups, played, strict=True):
-            new[:] = old
+    if has_same_groups(kept, played):
+        for group, array in enumerate(played):
+            array[:] = kept[str(group)]
         return
     total, num_envs = sum(int(array.sum()) for array in kept.values()), sum(len(array) for array in played)
     shares = np.full(num_envs, total // max(num_envs, 1))
