@@ -26,7 +26,7 @@ _RAISING = {  # what the env does, and what its client is told
     "long": ("ValueError: yyy", "yyy"),
     "reward": ("could not convert", ""),
 }
-_LIMIT_MB, _LEAK_MB, _EPISODE = 150, 5, 3
+_LIMIT_MB, _LEAK_MB, _EPISODE = 150, 3, 3
 _PRINTED_MB = 100
 
 
