@@ -18,8 +18,9 @@ from scene import percentile
 from unruly import UNRULY, Seat, Told, quiet_serving, seated, told_of
 from walker import Walker
 
-_DISTURBED_S = 1.0  # from a death on, or for as long as the recovery takes
-_QUIET_S = 1.0  # then nothing happens for so long, which is what the others' rate is compared with
+_EVERY_S = 2.0  # the others' rate is that of a server on which a worker dies so often
+_FIRST_S = 1.0  # of them is told by itself, too: the new worker starts then
+_QUIET_S = 1.0  # then nothing happens for so long, which is what both are compared with
 _LEAST_RATE, _LEAST_QUICK_RATE = 0.9, 0.75  # the quick one is seen for a few seconds only
 _MEMORY_MB = 200
 _NUM_ENVS = 4  # of the session that lies on both workers
@@ -40,8 +41,12 @@ class _Death(NamedTuple):
     is_told: bool
 
     @property
+    def first(self) -> tuple[float, float]:
+        return self.at, self.at + max(_FIRST_S, self.recovery_s)
+
+    @property
     def disturbed(self) -> tuple[float, float]:
-        return self.at, self.at + max(_DISTURBED_S, self.recovery_s)
+        return self.at, self.at + max(_EVERY_S, self.recovery_s)
 
     @property
     def quiet(self) -> tuple[float, float]:
@@ -85,21 +90,23 @@ def run(effort: Effort) -> Seen:
     parts = [_part(is_lent, per_part, effort.seed, deaths) for is_lent in (True, False)]
     recoveries = [death.recovery_s for death in deaths if death.way != "hog"]  # that one takes its time to grow
     wrong, untold = sum(part.wrong for part in parts), sum(not death.is_told for death in deaths)
-    rates = [part.rate for part in parts]
+    rates, firsts = [part.rate for part in parts], [part.first_rate for part in parts]
     what = (
         f"{wrong} wrong of {sum(part.compared for part in parts):,} steps of others, {untold} causes not told; "
         f"recovery p50 {percentile(recoveries, 0.5):.2f} s, p95 {percentile(recoveries, 0.95):.2f} s; "
-        f"others' rate after a death, of the next quiet second's: {rates[0]:.0%} (lent), {rates[1]:.0%} (front)"
+        f"others' rate with a death every {_EVERY_S:g} s, of the quiet seconds' between: {rates[0]:.0%} (lent), "
+        f"{rates[1]:.0%} (front); in the first second after a death: {firsts[0]:.0%} and {firsts[1]:.0%}"
     )
     least_rate = _LEAST_RATE if effort.is_whole else _LEAST_QUICK_RATE
     holds = not wrong and not untold and min(rates) >= least_rate and percentile(recoveries, 0.95) <= 2.0
-    return Seen(f"{len(deaths)} deaths, {_DISTURBED_S + _QUIET_S:g} s apart or more, four ways", what, holds)
+    return Seen(f"{len(deaths)} deaths, {_EVERY_S + _QUIET_S:g} s apart or more, four ways", what, holds)
 
 
 class _Part(NamedTuple):
     wrong: int
     compared: int
     rate: float
+    first_rate: float
 
 
 def _part(is_lent: bool, num_deaths: int, seed: int, deaths: list[_Death]) -> _Part:
@@ -117,8 +124,11 @@ def _part(is_lent: bool, num_deaths: int, seed: int, deaths: list[_Death]) -> _P
         shared.close()
     mine = deaths[begin:]
     wrong = shared.wrong + (not walker.is_undisturbed()) + (shared.spared() != _NUM_ENVS // 2)
-    rate = walker.rate([death.disturbed for death in mine]) / walker.rate([death.quiet for death in mine])
-    return _Part(wrong, walker.steps + shared.steps, rate)
+    quiet = walker.rate([death.quiet for death in mine])
+    rate, first = (
+        walker.rate(spans) / quiet for spans in ([death.disturbed for death in mine], [death.first for death in mine])
+    )
+    return _Part(wrong, walker.steps + shared.steps, rate, first)
 
 
 def _die(victim: Seat, way: str, struck: Any, rng: np.random.Generator) -> _Death:
