@@ -75,9 +75,8 @@ def signal_child(role: str, number: signal.Signals) -> None:
 
 
 def child_of(role: str) -> psutil.Process:
-    """The one child that plays this role."""
-    (child,) = [child for child in psutil.Process().children() if plays(child, role)]
-    return child
+    """The child that plays this role: the youngest, for servers of other tests may stand beside this one."""
+    return max((child for child in psutil.Process().children() if plays(child, role)), key=psutil.Process.create_time)
 
 
 def plays(child: psutil.Process, role: str) -> bool:
