@@ -305,8 +305,7 @@ class Worker(asyncio.Protocol):
     def wear_out(self, cause: str) -> None:
         """It is to be started again as soon as that loses nothing; until then the front sees every step."""
         self.is_worn, self._worn_cause = True, cause
-        for loan in self._loans.values():
-            self._recalling = self._loop.create_task(loan.recall())
+        self._recalling = asyncio.gather(*(loan.recall() for loan in self._loans.values()))
 
     def renew_if_idle(self) -> None:
         """Start a worn one again, if no episode runs on it: its envs are closed, and made anew when they are reset."""
