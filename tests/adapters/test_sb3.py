@@ -178,7 +178,11 @@ def test_a_lost_session_that_is_to_be_lived_with_is_a_truncation_and_a_warning()
 
 
 def test_how_to_get_in_reaches_the_virtual_env(url: str) -> None:
-    ways_in = {"token": "t", "ca_file": "/ca.pem", "fingerprint": "ab" * 32, "owner": "a-key-of-my-own-"}
+    refused = {"ca_file": "/ca.pem", "fingerprint": "ab" * 32}
+    for name, value in refused.items():  # they have come where plain HTTP is known to need none
+        with pytest.raises(ConfigError, match="ca_file and fingerprint are for https"):
+            SB3VecEnv(url, SCRIPTED, 2, **{name: value})
+    ways_in = {"token": "t", "owner": "a-key-of-my-own-"}
     envs = SB3VecEnv(url, SCRIPTED, 2, **ways_in)  # a server without TLS and token, which need none of it
     config = envs.envs._remotes[0].config
     assert {name: getattr(config, name) for name in ways_in} == ways_in

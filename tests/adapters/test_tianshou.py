@@ -133,7 +133,11 @@ def test_a_lost_session_that_is_to_be_lived_with_is_a_truncation_and_a_warning()
 
 
 def test_how_to_get_in_reaches_each_virtual_env(url: str) -> None:
-    ways_in = {"token": "t", "ca_file": "/ca.pem", "fingerprint": "ab" * 32}
+    refused = {"ca_file": "/ca.pem", "fingerprint": "ab" * 32}
+    for name, value in refused.items():  # they have come where plain HTTP is known to need none
+        with pytest.raises(ConfigError, match="ca_file and fingerprint are for https"):
+            remote_vector_env(url, SCRIPTED, 2, **{name: value})
+    ways_in = {"token": "t"}
     envs = remote_vector_env(url, SCRIPTED, 2, owner="a-key-of-my-own", **ways_in)
     for number, worker in enumerate(envs.workers):
         config = worker.env._remotes[0].config
