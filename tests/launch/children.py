@@ -12,7 +12,7 @@ import numpy as np
 
 from multiserverrl.launch.channels import Channels, ChannelsHandle
 from multiserverrl.processes import Child, start_child
-from multiserverrl.train.channels import RawSteps
+from multiserverrl.train.channels import Answer, RawSteps
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -89,7 +89,7 @@ def answer_with_the_sum_of_each_observation(config: bytes, fds: list[int]) -> No
     control.ready()
     while not control.is_stopping():
         for request in server.requests(timeout_s=60.0):
-            server.answer(request.group, request.obs.sum(axis=1).astype(np.int64), weights_version=7)
+            server.answer(request.group, Answer(request.obs.sum(axis=1).astype(np.int64), weights_version=7))
 
 
 def take_requests_and_never_answer(config: bytes, fds: list[int]) -> None:

@@ -14,7 +14,7 @@ from multiserverrl.errors import ConfigError
 from multiserverrl.launch.bells import wait_for_any
 from multiserverrl.launch.channels import ChannelPlan, Channels
 from multiserverrl.launch.steps import RingReader
-from multiserverrl.train.channels import Evaluation, RawSteps
+from multiserverrl.train.channels import Answer, Evaluation, RawSteps
 from multiserverrl.train.replay import Replay, replay_fields
 from multiserverrl.train.task import Task
 from tests.launch.children import child_of, steps_of
@@ -186,43 +186,43 @@ def test_actions_come_back_for_every_group(channels: Channels) -> None:
         for turn in range(100):
             observations = [np.full((size, 4), turn + group) for group, size in enumerate(PLAN.group_sizes)]
             for client, obs in zip(clients, observations, strict=True):
-                client.request(obs)
+                client.request(obs, np.zeros(len(obs), bool))
             for client, obs in zip(clients, observations, strict=True):
                 answer = client.actions(timeout_s=30.0)
                 assert answer is not None
-                np.testing.assert_array_equal(answer[0], obs.sum(axis=1))
-                assert answer[1] == 7
+                np.testing.assert_array_equal(answer.actions, obs.sum(axis=1))
+                assert answer.weights_version == 7
 
 
 def test_a_request_outlives_the_inference_server_that_took_it(channels: Channels) -> None:
     client = channels.action_client(0)
-    client.request(np.ones((3, 4)))
+    client.request(np.ones((3, 4)), np.zeros(3, bool))
     with child_of(channels, "take_requests_and_never_answer"):
         wait_until_ready(channels)
     assert client.actions(timeout_s=0.0) is None
     with child_of(channels, "answer_with_the_sum_of_each_observation"):
         answer = client.actions(timeout_s=30.0)
     assert answer is not None
-    assert answer[0].tolist() == [4, 4, 4]
+    assert answer.actions.tolist() == [4, 4, 4]
 
 
 def test_an_answer_to_a_dead_explorer_is_not_taken_for_the_next_ones(channels: Channels) -> None:
     server = channels.action_server()
-    channels.action_client(0).request(np.zeros((3, 4)))
+    channels.action_client(0).request(np.zeros((3, 4)), np.ones(3, bool))
     (request,) = server.requests(timeout_s=0.0)
     reborn = channels.action_client(0)
-    reborn.request(np.ones((3, 4)))
-    server.answer(request.group, np.array([8, 8, 8]), weights_version=1)
+    reborn.request(np.ones((3, 4)), np.zeros(3, bool))
+    server.answer(request.group, Answer(np.array([8, 8, 8]), weights_version=1))
     assert reborn.actions(timeout_s=0.0) is None
     (request,) = server.requests(timeout_s=0.0)
-    server.answer(request.group, request.obs.sum(axis=1).astype(np.int64), weights_version=1)
+    server.answer(request.group, Answer(request.obs.sum(axis=1).astype(np.int64), weights_version=1))
     answer = reborn.actions(timeout_s=0.0)
     assert answer is not None
-    assert answer[0].tolist() == [4, 4, 4]
+    assert answer.actions.tolist() == [4, 4, 4]
 
 
 def test_a_request_is_handed_out_once(channels: Channels) -> None:
-    channels.action_client(1).request(np.zeros((2, 4)))
+    channels.action_client(1).request(np.zeros((2, 4)), np.ones(2, bool))
     server = channels.action_server()
     assert [request.group for request in server.requests(timeout_s=0.0)] == [1]
     assert server.requests(timeout_s=0.0) == []

@@ -13,10 +13,12 @@ import pytest
 from multiserverrl.launch.channels import ChannelPlan, Channels
 from multiserverrl.launch.steps import RingReader
 from multiserverrl.train import replay
+from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.channels import RawSteps
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.learner import Training
-from multiserverrl.train.replay import Replay, replay_layout
+from multiserverrl.train.replay import Replay
+from multiserverrl.train.stores import store_layout
 from multiserverrl.train.task import Task
 from multiserverrl.train.transitions import GroupWindows
 from tests.train.fakes import FakeCounters, FakeWeights
@@ -65,7 +67,9 @@ def learn(channels: Channels, numbers: list[int]) -> None:
 
 @contextmanager
 def new_channels() -> Iterator[Channels]:
-    plan = ChannelPlan(TASK, (3, 2), {}, rows=1, replay=replay_layout(CONFIG, TASK), kept_steps=CONFIG.n_step - 1)
+    plan = ChannelPlan(
+        TASK, (3, 2), {}, rows=1, replay=store_layout(CONFIG, algorithm_for(CONFIG, TASK)), kept_steps=CONFIG.n_step - 1
+    )
     channels = Channels.create(plan)
     try:
         yield channels

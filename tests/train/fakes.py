@@ -16,13 +16,21 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from multiserverrl.train.channels import COUNTERS, ActionRequest, Evaluation, RawSteps
+from multiserverrl.train.algorithms import algorithm_for
+from multiserverrl.train.channels import COUNTERS, ActionRequest, Answer, Evaluation, RawSteps
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.evaluate import run_evaluator
 from multiserverrl.train.explorer import ExplorerGroup, run_explorer
 from multiserverrl.train.inference import run_inference
 from multiserverrl.train.learner import run_learner
-from multiserverrl.train.task import task_of
+from multiserverrl.train.replay import new_arrays
+from multiserverrl.train.stores import store_layout
+from multiserverrl.train.task import Task, task_of
+
+
+def store_arrays(config: TrainConfig, task: Task) -> dict[str, np.ndarray]:
+    """What a run's store lies in, in this process's own memory."""
+    return new_arrays(store_layout(config, algorithm_for(config, task)))
 
 
 class FakeCounters:
@@ -146,19 +154,20 @@ class FakeActions:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._waiting: dict[int, np.ndarray] = {}
-        self._answers: dict[int, tuple[np.ndarray, int]] = {}
+        self._waiting: dict[int, ActionRequest] = {}
+        self._answers: dict[int, Answer] = {}
+        self._extras: dict[int, dict[str, np.ndarray]] = {}
 
     def client(self, group: int) -> FakeActionClient:
         return FakeActionClient(self, group)
 
-    def put_request(self, group: int, obs: np.ndarray) -> None:
+    def put_request(self, group: int, obs: np.ndarray, begins: np.ndarray) -> None:
         with self._changed:
             assert group not in self._waiting
-            self._waiting[group] = obs.copy()
+            self._waiting[group] = ActionRequest(group, obs.copy(), begins.copy(), self._extras.get(group, {}))
             self._changed.notify_all()
 
-    def take_answer(self, group: int, timeout_s: float) -> tuple[np.ndarray, int] | None:
+    def take_answer(self, group: int, timeout_s: float) -> Answer | None:
         with self._changed:
             self._changed.wait_for(lambda: group in self._answers, timeout_s)
             return self._answers.pop(group, None)
@@ -166,13 +175,14 @@ class FakeActions:
     def requests(self, timeout_s: float) -> list[ActionRequest]:
         with self._changed:
             self._changed.wait_for(lambda: bool(self._waiting), timeout_s)
-            requests = [ActionRequest(group, obs) for group, obs in self._waiting.items()]
+            requests = list(self._waiting.values())
             self._waiting.clear()
             return requests
 
-    def answer(self, group: int, actions: np.ndarray, weights_version: int) -> None:
+    def answer(self, group: int, answer: Answer) -> None:
         with self._changed:
-            self._answers[group] = (np.array(actions, np.int64), weights_version)
+            self._answers[group] = copy.deepcopy(answer)
+            self._extras[group] = self._answers[group].extras
             self._changed.notify_all()
 
 
@@ -181,10 +191,10 @@ class FakeActionClient:
     lines: FakeActions
     group: int
 
-    def request(self, obs: np.ndarray) -> None:
-        self.lines.put_request(self.group, obs)
+    def request(self, obs: np.ndarray, begins: np.ndarray) -> None:
+        self.lines.put_request(self.group, obs, begins)
 
-    def actions(self, timeout_s: float) -> tuple[np.ndarray, int] | None:
+    def actions(self, timeout_s: float) -> Answer | None:
         return self.lines.take_answer(self.group, timeout_s)
 
 
@@ -196,14 +206,14 @@ class ScriptedActions:
     version: int = 1
     _obs: np.ndarray | None = None
 
-    def request(self, obs: np.ndarray) -> None:
+    def request(self, obs: np.ndarray, begins: np.ndarray) -> None:
         assert self._obs is None, "at most one request is open"
         self._obs = obs.copy()
 
-    def actions(self, timeout_s: float) -> tuple[np.ndarray, int] | None:
+    def actions(self, timeout_s: float) -> Answer | None:
         assert self._obs is not None, "no request is open"
         obs, self._obs = self._obs, None
-        return np.asarray(self.choose(obs), np.int64), self.version
+        return Answer(np.asarray(self.choose(obs), np.int64), self.version)
 
 
 class FakeWeights:

@@ -48,7 +48,7 @@ def some_weights(seed: int = 0, task: Task = TASK) -> dict[str, Any]:
 def test_short_episodes_are_not_preferred() -> None:
     envs = local_envs(CoinLength, 50)
     returns = np.concatenate(
-        [greedy_returns(envs, lambda obs: np.zeros(len(obs), np.int64), 100, seed) for seed in range(8)]
+        [greedy_returns(envs, lambda obs, begins: np.zeros(len(obs), np.int64), 100, seed) for seed in range(8)]
     )
     assert len(returns) == 800
     assert abs(returns.mean() - 10.0) < 1.3, "4 standard errors; taking the first 100 to end gives about 6"
@@ -57,14 +57,14 @@ def test_short_episodes_are_not_preferred() -> None:
 @pytest.mark.parametrize(("num_envs", "episodes"), [(3, 7), (5, 2), (1, 4), (4, 4)])
 def test_exactly_the_episodes_asked_for_are_played(num_envs: int, episodes: int) -> None:
     script = Script(num_envs=num_envs, length=4)
-    returns = greedy_returns(script.open(), lambda obs: np.ones(len(obs), np.int64), episodes, seed=0)
+    returns = greedy_returns(script.open(), lambda obs, begins: np.ones(len(obs), np.int64), episodes, seed=0)
     played = [row for row in range(num_envs) for _ in range(episodes // num_envs + (row < episodes % num_envs))]
     assert sorted(returns.tolist()) == sorted(4.0 * (row + 1) for row in played)
 
 
 def test_an_episode_that_the_env_breaks_is_played_again() -> None:
     script = Script(num_envs=2, length=4, faults={3: [0]})
-    returns = greedy_returns(script.open(), lambda obs: np.ones(len(obs), np.int64), 2, seed=0)
+    returns = greedy_returns(script.open(), lambda obs, begins: np.ones(len(obs), np.int64), 2, seed=0)
     assert sorted(returns.tolist()) == [4.0, 8.0]
     assert script.steps == 3 + 4
 
@@ -72,7 +72,7 @@ def test_an_episode_that_the_env_breaks_is_played_again() -> None:
 def test_an_env_that_breaks_every_episode_ends_the_evaluation() -> None:
     script = Script(num_envs=2, length=4, faults={step: [0] for step in range(1000)})
     with pytest.raises(RunError, match="broken by their env"):
-        greedy_returns(script.open(), lambda obs: np.ones(len(obs), np.int64), 2, seed=0)
+        greedy_returns(script.open(), lambda obs, begins: np.ones(len(obs), np.int64), 2, seed=0)
 
 
 def run_until(

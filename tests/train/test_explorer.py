@@ -14,9 +14,17 @@ from multiserverrl.train import opening
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.explorer import ExplorerGroup, run_explorer
 from multiserverrl.train.learner import Training
-from multiserverrl.train.replay import new_arrays, replay_layout
 from multiserverrl.train.task import task_of
-from tests.train.fakes import FakeControl, FakeCounters, FakeRun, FakeWeights, ListedSteps, ScriptedActions, local_envs
+from tests.train.fakes import (
+    FakeControl,
+    FakeCounters,
+    FakeRun,
+    FakeWeights,
+    ListedSteps,
+    ScriptedActions,
+    local_envs,
+    store_arrays,
+)
 from tests.train.scripted_envs import TASK, Script
 
 
@@ -215,10 +223,10 @@ def test_the_terminal_step_of_every_episode_reaches_the_replay_buffer(tmp_path: 
     groups = [ExplorerGroup(number, lambda: local_envs(cartpole, 4), client) for number, client in enumerate(actions)]
     run_explorer(config, task, groups, steps, counters.row("e"), run.control("e"))
 
-    training = Training(config, task, new_arrays(replay_layout(config, task)), FakeWeights(), counters.row("l"))
+    training = Training(config, task, store_arrays(config, task), FakeWeights(), counters.row("l"))
     for raw in steps.written:
         training.take(raw)
-    stored = {name: array[: len(training.replay)] for name, array in training.replay.arrays.items()}
+    stored = {name: array[: len(training.store.replay)] for name, array in training.store.replay.arrays.items()}
     terminal = stored["discount"] == 0
     endings = np.unique(stored["next_obs"][terminal], axis=0)
     assert counters.get("episodes") > 50

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from multiserverrl.train.channels import ActionRequest
+from multiserverrl.train.channels import ActionRequest, Answer
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.inference import exploration_rng, run_inference
 from multiserverrl.train.networks import mlp, new_mlp
@@ -38,14 +38,15 @@ class ScriptedServer:
         self._run.stop()
         return []
 
-    def answer(self, group: int, actions: np.ndarray, weights_version: int) -> None:
-        self.answers.append((group, actions.copy(), weights_version))
+    def answer(self, group: int, answer: Answer) -> None:
+        self.answers.append((group, answer.actions.copy(), answer.weights_version))
         if self._then is not None:
             self._then()
 
 
 def request(group: int, size: int, seed: int = 0) -> ActionRequest:
-    return ActionRequest(group, np.random.default_rng([seed, group]).normal(size=(size, 2)).astype(np.float32))
+    obs = np.random.default_rng([seed, group]).normal(size=(size, 2)).astype(np.float32)
+    return ActionRequest(group, obs, np.zeros(size, bool))
 
 
 def weights_of(seed: int) -> dict[str, Any]:

@@ -18,10 +18,9 @@ from multiserverrl.train.channels import RawSteps
 from multiserverrl.train.checkpoint import Checkpoint, load_newest
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.learner import Training, run_learner
-from multiserverrl.train.replay import new_arrays, replay_layout
 from multiserverrl.train.task import Task
 from multiserverrl.train.weights import publication_of
-from tests.train.fakes import FakeCounters, FakeRun, FakeWeights
+from tests.train.fakes import FakeCounters, FakeRun, FakeWeights, store_arrays
 
 TASK = Task(obs_shape=(2,), num_actions=2)
 CONFIG = TrainConfig(hidden="8", warmup_steps=40, buffer_size=300, batch_size=16, publish_every=4, n_step=3)
@@ -111,7 +110,13 @@ def test_it_is_ready_only_when_its_first_weights_are_there_and_kept(tmp_path: Pa
     run_learner(CONFIG, TASK, ListedReader(run, counters, 0, 0), weights, counters.row("l"), Control(), tmp_path)
     assert versions == [1]
     assert kept[0] is not None and kept[0].state["updates"] == 0
-    again = Training(CONFIG, TASK, new_arrays(replay_layout(CONFIG, TASK)), FakeWeights(), FakeCounters().row("l"))
+    again = Training(
+        CONFIG,
+        TASK,
+        store_arrays(CONFIG, TASK),
+        FakeWeights(),
+        FakeCounters().row("l"),
+    )
     again.resume(kept[0])  # it is whole, though its replay buffer is empty
 
 
@@ -165,7 +170,7 @@ def load_newest_of(directory: Path, number: int) -> Checkpoint:
 
 def test_what_each_env_has_played_comes_back_with_the_rest() -> None:
     def training(played: list[np.ndarray]) -> Training:
-        arrays = new_arrays(replay_layout(CONFIG, TASK))
+        arrays = store_arrays(CONFIG, TASK)
         return Training(CONFIG, TASK, arrays, FakeWeights(), FakeCounters().row("l"), played)
 
     first = training([np.array([4, 2]), np.array([7])])
@@ -182,10 +187,10 @@ SPOILERS: dict[str, Callable[[Training], object]] = {
             for name, array in one.learner.state().items()
         }
     ),
-    "a reward in the replay buffer": lambda one: one.replay.arrays["reward"].__setitem__(3, 0.125),
-    "where the next transition goes": lambda one: setattr(one.replay, "inserted", one.replay.inserted + 1),
-    "the random numbers of sampling": lambda one: one.rng.random(),
-    "the updates that are owed": lambda one: setattr(one, "ratio", one.ratio.beginning_at(1, 1)),
+    "a reward in the replay buffer": lambda one: one.store.replay.arrays["reward"].__setitem__(3, 0.125),
+    "where the next transition goes": lambda one: setattr(one.store.replay, "inserted", one.store.replay.inserted + 1),
+    "the random numbers of sampling": lambda one: one.store.rng.random(),
+    "the updates that are owed": lambda one: setattr(one.store, "ratio", one.store.ratio.beginning_at(1, 1)),
     "the number of updates": lambda one: setattr(one, "updates", one.updates + 1),
     "the env steps": lambda one: one._counters.add("env_steps", 1),
 }
@@ -193,10 +198,22 @@ SPOILERS: dict[str, Callable[[Training], object]] = {
 
 @pytest.mark.parametrize("what", [None, *SPOILERS])
 def test_a_state_that_comes_back_otherwise_ends_the_resume(monkeypatch: pytest.MonkeyPatch, what: str | None) -> None:
-    first = Training(CONFIG, TASK, new_arrays(replay_layout(CONFIG, TASK)), FakeWeights(), FakeCounters().row("l"))
+    first = Training(
+        CONFIG,
+        TASK,
+        store_arrays(CONFIG, TASK),
+        FakeWeights(),
+        FakeCounters().row("l"),
+    )
     learn(first, 0, 20)
     checkpoint = copy.deepcopy(first.checkpoint())
-    second = Training(CONFIG, TASK, new_arrays(replay_layout(CONFIG, TASK)), FakeWeights(), FakeCounters().row("l"))
+    second = Training(
+        CONFIG,
+        TASK,
+        store_arrays(CONFIG, TASK),
+        FakeWeights(),
+        FakeCounters().row("l"),
+    )
     load = second._load
 
     def load_otherwise(checkpoint: Checkpoint) -> None:
@@ -211,7 +228,7 @@ def test_a_state_that_comes_back_otherwise_ends_the_resume(monkeypatch: pytest.M
 
 def test_episodes_played_that_come_back_otherwise_end_the_resume(monkeypatch: pytest.MonkeyPatch) -> None:
     def training(played: list[np.ndarray]) -> Training:
-        arrays = new_arrays(replay_layout(CONFIG, TASK))
+        arrays = store_arrays(CONFIG, TASK)
         return Training(CONFIG, TASK, arrays, FakeWeights(), FakeCounters().row("l"), played)
 
     first = training([np.array([4, 2])])
@@ -232,7 +249,13 @@ def test_episodes_that_were_running_count_as_truncated_after_a_resume() -> None:
     config = replace(CONFIG, n_step=3, gamma=0.5, reward_scale=1.0)
 
     def training() -> Training:
-        return Training(config, TASK, new_arrays(replay_layout(config, TASK)), FakeWeights(), FakeCounters().row("l"))
+        return Training(
+            config,
+            TASK,
+            store_arrays(config, TASK),
+            FakeWeights(),
+            FakeCounters().row("l"),
+        )
 
     def step(t: int, *, begins: bool = False) -> RawSteps:
         """One env whose observation is the time; every reward is 1."""
@@ -242,11 +265,11 @@ def test_episodes_that_were_running_count_as_truncated_after_a_resume() -> None:
     first, second = training(), training()
     for t in range(5):
         first.take(step(t))
-    assert first.replay.inserted == 3, "two steps wait for their third"
+    assert first.store.replay.inserted == 3, "two steps wait for their third"
     second.resume(copy.deepcopy(first.checkpoint()))
     for t in range(100, 103):
         second.take(step(t))
-    rows = {name: array[: second.replay.inserted].tolist() for name, array in second.replay.arrays.items()}
+    rows = {name: array[: second.store.replay.inserted].tolist() for name, array in second.store.replay.arrays.items()}
     found = sorted(
         zip(
             (obs[0] for obs in rows["obs"]),
@@ -266,22 +289,41 @@ def test_episodes_that_were_running_count_as_truncated_after_a_resume() -> None:
 
 @pytest.mark.parametrize("replay_ratio", [0.05, 4.0])
 def test_another_replay_ratio_holds_from_the_resume_on_and_nothing_is_made_up_for(replay_ratio: float) -> None:
-    first = Training(CONFIG, TASK, new_arrays(replay_layout(CONFIG, TASK)), FakeWeights(), FakeCounters().row("l"))
+    first = Training(
+        CONFIG,
+        TASK,
+        store_arrays(CONFIG, TASK),
+        FakeWeights(),
+        FakeCounters().row("l"),
+    )
     learn(first, 0, 30)
     other = replace(CONFIG, replay_ratio=replay_ratio)
-    second = Training(other, TASK, new_arrays(replay_layout(other, TASK)), FakeWeights(), FakeCounters().row("l"))
+    second = Training(other, TASK, store_arrays(other, TASK), FakeWeights(), FakeCounters().row("l"))
     second.resume(copy.deepcopy(first.checkpoint()))
     assert not second.owes_updates()
-    inserted = second.replay.inserted
+    inserted = second.store.replay.inserted
     learn(second, 30, 30)
-    assert second.updates - first.updates == np.floor((second.replay.inserted - inserted) * replay_ratio)
+    assert second.updates - first.updates == np.floor((second.store.replay.inserted - inserted) * replay_ratio)
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("updates", "many"), ("task", {}), ("sampling_rng", {"bit_generator": "PCG64"}), ("ratio", 3)]
+    ("field", "value"),
+    [
+        ("updates", "many"),
+        ("task", {}),
+        ("store", {"sampling_rng": {"bit_generator": "PCG64"}, "ratio": None}),
+        ("store", 3),
+        ("store", {}),
+    ],
 )
 def test_a_state_that_is_none_of_ours_is_refused(field: str, value: Any) -> None:
-    training = Training(CONFIG, TASK, new_arrays(replay_layout(CONFIG, TASK)), FakeWeights(), FakeCounters().row("l"))
+    training = Training(
+        CONFIG,
+        TASK,
+        store_arrays(CONFIG, TASK),
+        FakeWeights(),
+        FakeCounters().row("l"),
+    )
     checkpoint = training.checkpoint()
     with pytest.raises(CheckpointError):
         training.resume(replace(checkpoint, state={**checkpoint.state, field: value}))
@@ -304,7 +346,13 @@ def test_a_resumed_learner_makes_the_updates_that_the_first_would_have_made(tmp_
     counters, config = FakeCounters(), CONFIG
 
     def training() -> Training:
-        return Training(config, TASK, new_arrays(replay_layout(config, TASK)), FakeWeights(), counters.row("l"))
+        return Training(
+            config,
+            TASK,
+            store_arrays(config, TASK),
+            FakeWeights(),
+            counters.row("l"),
+        )
 
     first, second = training(), training()
     for number in range(10):
@@ -325,7 +373,7 @@ def test_a_resumed_learner_makes_the_updates_that_the_first_would_have_made(tmp_
 
 
 def test_a_learner_that_starts_again_keeps_the_replay_buffer_that_outlived_it(tmp_path: Path) -> None:
-    arrays = new_arrays(replay_layout(CONFIG, TASK))
+    arrays = store_arrays(CONFIG, TASK)
     first = Learned(tmp_path, 0, 20, replay_arrays=arrays)
     obs = arrays["obs"].copy()
     inserted = first.counters.get("inserted")
@@ -337,7 +385,11 @@ def test_a_learner_that_starts_again_keeps_the_replay_buffer_that_outlived_it(tm
 
 
 def test_a_learner_that_died_after_its_last_checkpoint_keeps_the_replay_and_its_ratio_without_a_burst() -> None:
-    arrays, counters, weights = new_arrays(replay_layout(CONFIG, TASK)), FakeCounters(), FakeWeights()
+    arrays, counters, weights = (
+        store_arrays(CONFIG, TASK),
+        FakeCounters(),
+        FakeWeights(),
+    )
 
     def training() -> Training:
         return Training(CONFIG, TASK, arrays, weights, counters.row("learner"))
@@ -356,13 +408,13 @@ def test_a_learner_that_died_after_its_last_checkpoint_keeps_the_replay_and_its_
 
     again = training()
     again.resume(checkpoint)
-    assert again.replay.inserted == died.replay.inserted, "the replay buffer outlived it"
+    assert again.store.replay.inserted == died.store.replay.inserted, "the replay buffer outlived it"
     assert again.updates == checkpoint.state["updates"] < died.updates
     assert counters.get("updates_lost") == pytest.approx(died.updates - again.updates, abs=CONFIG.publish_every)
     assert not again.owes_updates(), "what was lost is not made good in one go"
-    inserted, updates = again.replay.inserted, again.updates
+    inserted, updates = again.store.replay.inserted, again.updates
     learn(again, 30, 10)
-    worth = (again.replay.inserted - inserted) * CONFIG.replay_ratio
+    worth = (again.store.replay.inserted - inserted) * CONFIG.replay_ratio
     assert again.updates - updates == pytest.approx(worth, abs=1)
     assert weights.version() > died.version, "no version is given twice"
     assert counters.get("env_steps") == 40 * 8

@@ -20,9 +20,8 @@ from multiserverrl.train.explorer import ExplorerGroup, run_explorer
 from multiserverrl.train.inference import exploration_rng
 from multiserverrl.train.learner import Training
 from multiserverrl.train.policy import Policy, load_policy
-from multiserverrl.train.replay import new_arrays, replay_layout
 from multiserverrl.train.task import Task, task_of
-from tests.train.fakes import FakeCounters, FakeRun, FakeWeights, ScriptedActions, local_envs, train_here
+from tests.train.fakes import FakeCounters, FakeRun, FakeWeights, ScriptedActions, local_envs, store_arrays, train_here
 
 LENGTH = 6
 
@@ -82,7 +81,7 @@ class Lockstep:
     def __init__(self, config: TrainConfig, task: Task, eval_envs: gymnasium.vector.SyncVectorEnv) -> None:
         self.config, self.task, self.eval_envs = config, task, eval_envs
         self.run, self.counters, self.weights = FakeRun(set()), FakeCounters(), FakeWeights()
-        arrays = new_arrays(replay_layout(config, task))
+        arrays = store_arrays(config, task)
         self.training = Training(config, task, arrays, self.weights, self.counters.row("learner"))
         self.training.publish()
         self.algorithm, self.rng = algorithm_for(config, task), exploration_rng(config.seed, 0)

@@ -36,6 +36,7 @@ class ChannelPlan(msgspec.Struct, frozen=True):
     rows: int  # processes that count
     replay: dict[str, tuple[str, tuple[int, ...]]] = {}  # its arrays, likewise
     step_slots: int = 1  # steps of a group that may wait for the learner; more made learning slower (old actions)
+    extras: dict[str, tuple[str, tuple[int, ...]]] = {}  # of one env: what an algorithm returns beside actions
     kept_steps: int = 0  # of a group, that were learned from: a learner that starts again finds its windows in them
 
 
@@ -159,8 +160,8 @@ def _layout(plan: ChannelPlan) -> Layout:
     _add(fields, "control", control_fields(plan.rows))
     _add(fields, "weights", snapshot_fields(plan.weights))
     for group, num_envs in enumerate(plan.group_sizes):
-        _add(fields, f"steps{group}", ring_fields(plan.task, num_envs, plan.step_slots + plan.kept_steps))
-        _add(fields, f"actions{group}", slot_fields(plan.task, num_envs))
+        _add(fields, f"steps{group}", ring_fields(plan.task, num_envs, plan.step_slots + plan.kept_steps, plan.extras))
+        _add(fields, f"actions{group}", slot_fields(plan.task, num_envs, plan.extras))
     return Layout(fields)
 
 

@@ -9,8 +9,9 @@ import msgspec
 from multiserverrl.client.trust import SYSTEM_TRUST, Trust
 from multiserverrl.launch.channels import ChannelPlan, ChannelsHandle
 from multiserverrl.launch.seats import Seats
+from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.config import TrainConfig
-from multiserverrl.train.replay import replay_layout
+from multiserverrl.train.stores import kept_steps, store_layout
 from multiserverrl.train.task import Task
 from multiserverrl.train.weights import weights_fields
 
@@ -68,12 +69,14 @@ def cast_of(plan: RunPlan) -> list[Role]:
 
 
 def channel_plan(plan: RunPlan) -> ChannelPlan:
-    """The channels that this cast needs."""
+    """The channels that this cast needs; ConfigError when the algorithm cannot learn this task."""
+    algorithm = algorithm_for(plan.config, plan.task)
     return ChannelPlan(
         task=plan.task,
         group_sizes=tuple(group.num_envs for group in plan.seats.groups),
         weights=weights_fields(plan.config, plan.task),
         rows=4 + plan.config.explorers,
-        replay=replay_layout(plan.config, plan.task),
-        kept_steps=plan.config.n_step - 1,
+        replay=store_layout(plan.config, algorithm),
+        extras=algorithm.extras_fields,
+        kept_steps=kept_steps(plan.config, algorithm),
     )

@@ -21,23 +21,26 @@ from multiserverrl.train.task import Task
 __all__ = ["RingReader", "RingWriter", "StepRing", "ring_fields"]
 
 Array = NDArray[Any]
+Fields = Mapping[str, tuple[DTypeLike, tuple[int, ...]]]
+_EXTRAS = "extras."
 _ARRAYS = ("obs", "action", "reward", "terminated", "truncated", "next_obs", "valid")
 
 
-def ring_fields(task: Task, num_envs: int, slots: int) -> dict[str, tuple[DTypeLike, tuple[int, ...]]]:
-    """The arrays of one group's ring."""
+def ring_fields(task: Task, num_envs: int, slots: int, extras: Fields) -> Fields:
+    """The arrays of one group's ring; `extras` as an algorithm declares them, of one env."""
     rows = (slots, num_envs)
     return {
         "written": (np.int64, (1,)),  # slots ever filled; the writer's
         "read": (np.int64, (1,)),  # slots ever emptied; the reader's
         "version": (np.int64, (slots,)),
         "obs": (task.obs_dtype, (*rows, *task.obs_shape)),
-        "action": (np.int64, rows),
+        "action": (task.action_dtype, (*rows, *task.action_shape)),
         "reward": (np.float32, rows),
         "terminated": (np.bool_, rows),
         "truncated": (np.bool_, rows),
         "next_obs": (task.obs_dtype, (*rows, *task.obs_shape)),
         "valid": (np.bool_, rows),
+        **{f"{_EXTRAS}{name}": (dtype, (*rows, *shape)) for name, (dtype, shape) in extras.items()},
     }
 
 
@@ -47,6 +50,7 @@ class StepRing:
     def __init__(self, group: int, views: Mapping[str, Array], kept: int = 0) -> None:
         self.group, self._kept = group, kept
         self._views = views
+        self._extras = {name.removeprefix(_EXTRAS): view for name, view in views.items() if name.startswith(_EXTRAS)}
         self._written, self._read = views["written"], views["read"]
         self._slots = len(views["version"])
 
@@ -58,6 +62,8 @@ class StepRing:
         slot = written % self._slots
         for name in _ARRAYS:
             self._views[name][slot] = getattr(steps, name)
+        for name, array in self._extras.items():
+            array[slot] = steps.extras[name]
         self._views["version"][slot] = steps.weights_version
         self._written[0] = written + 1
         return True
@@ -83,7 +89,8 @@ class StepRing:
         slot = number % self._slots
         copies = {name: self._views[name][slot].copy() for name in _ARRAYS}
         version = int(self._views["version"][slot])
-        return RawSteps(group=self.group, weights_version=version, number=number, **copies)
+        extras = {name: array[slot].copy() for name, array in self._extras.items()}
+        return RawSteps(group=self.group, weights_version=version, number=number, extras=extras, **copies)
 
 
 class RingWriter:

@@ -9,7 +9,7 @@ N is the number of envs in an explorer's group, `obs_shape` one observation's sh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ __all__ = [
     "ActionClient",
     "ActionRequest",
     "ActionServer",
+    "Answer",
     "Control",
     "Counters",
     "Evaluation",
@@ -44,7 +45,7 @@ class RawSteps:
 
     group: int  # numbered over all explorers; an env is (group, row)
     obs: Array  # (N, *obs_shape)
-    action: Array  # (N,) int64
+    action: Array  # (N, *action_shape)
     reward: Array  # (N,) float32
     terminated: Array  # (N,) bool
     truncated: Array  # (N,) bool
@@ -52,6 +53,7 @@ class RawSteps:
     valid: Array  # (N,) bool
     weights_version: int  # of the weights that chose the actions; 0 before the first snapshot
     number: int = -1  # of these steps in their group: the channel counts them
+    extras: dict[str, Array] = field(default_factory=dict)  # (N, ...) each: what `act` returned beside the actions
 
 
 class StepWriter(Protocol):
@@ -74,22 +76,33 @@ class StepReader(Protocol):
         """The last steps that were done with, each group's oldest first: as many as a window is long, less one."""
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What an explorer is to do with its envs."""
+
+    actions: Array  # (N, *action_shape)
+    weights_version: int  # of those that chose them
+    extras: dict[str, Array] = field(default_factory=dict)  # (N, ...) each
+
+
 class ActionClient(Protocol):
     """An explorer's line to the inference server, one for each of its groups."""
 
-    def request(self, obs: Array) -> None:
-        """Hand over (N, *obs_shape); at most one request is open."""
+    def request(self, obs: Array, begins: Array) -> None:
+        """Hand over (N, *obs_shape), and (N,) True where an episode begins with it; at most one request is open."""
 
-    def actions(self, timeout_s: float) -> tuple[Array, int] | None:
-        """(N,) int64 actions and the version of the weights that chose them; None when late."""
+    def actions(self, timeout_s: float) -> Answer | None:
+        """The answer to it; None when late."""
 
 
 @dataclass
 class ActionRequest:
-    """Observations of one group that wait for actions; `obs` is a view, valid until the answer."""
+    """Observations of one group that wait for actions; all arrays are views, valid until the answer."""
 
     group: int
     obs: Array  # (N, *obs_shape)
+    begins: Array  # (N,) bool
+    extras: dict[str, Array] = field(default_factory=dict)  # (N, ...) each: of these envs' last answer
 
 
 class ActionServer(Protocol):
@@ -98,8 +111,8 @@ class ActionServer(Protocol):
     def requests(self, timeout_s: float) -> list[ActionRequest]:
         """All groups that wait now and were not handed out before; blocks up to `timeout_s` for the first."""
 
-    def answer(self, group: int, actions: Array, weights_version: int) -> None:
-        """Answer one group's request with (N,) actions."""
+    def answer(self, group: int, answer: Answer) -> None:
+        """Answer one group's request."""
 
 
 class WeightsWriter(Protocol):

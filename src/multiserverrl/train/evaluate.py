@@ -33,12 +33,13 @@ MOST_BROKEN = 10  # episodes, beyond as many as are to be played
 
 def greedy_returns(
     envs: VectorEnv,
-    policy: Callable[[Array], Array],
+    policy: Callable[[Any, Array], Array],
     episodes: int,
     seed: int | None,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Array:
-    """(episodes,) returns of `policy`, which maps (N, *obs_shape) to (N,) actions; fewer when it is stopped.
+    """(episodes,) returns of `policy`, which maps (N, …) observations and (N,) whether an episode
+    begins with them to actions; fewer when it is stopped.
 
     Each env plays a number of episodes that is fixed beforehand: taking the first that end would
     prefer short ones. An episode that the env itself breaks (a fault) is played again; RunError
@@ -50,8 +51,9 @@ def greedy_returns(
     running = np.zeros(N)
     broken = 0
     obs, _ = envs.reset(seed=seed)
+    ended = np.ones(N, bool)
     while left.any() and not is_stopping():
-        obs, reward, terminated, truncated, infos = envs.step(policy(obs))
+        obs, reward, terminated, truncated, infos = envs.step(policy(obs, ended))
         running += reward
         ended = np.asarray(terminated, bool) | np.asarray(truncated, bool)
         if ended.any():
@@ -142,9 +144,7 @@ class _Places:
         self._seeds = np.random.SeedSequence([config.seed, 3])
 
     def open(self) -> None:
-        self._envs, _ = open_envs(
-            self._make_envs, self._seed(), self._task.obs_dtype, self._config.reopen_s, self._control
-        )
+        self._envs, _ = open_envs(self._make_envs, self._seed(), self._task, self._config.reopen_s, self._control)
 
     def play(self, policy: Policy) -> Array:
         """Returns of all episodes; lost envs are opened again and the evaluation begins anew. Raises Stopped."""

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from multiserverrl.errors import RunError
 from multiserverrl.observe.log import log
-from multiserverrl.train.channels import ActionClient, Control, Counters, RawSteps, StepWriter
+from multiserverrl.train.algorithms import algorithm_for
+from multiserverrl.train.channels import ActionClient, Answer, Control, Counters, RawSteps, StepWriter
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.opening import (
     LOST,
@@ -160,7 +161,7 @@ class _Lane:
         self._steps, self._episodes, self._counters, self._control = steps, episodes, counters, control
         self._envs: VectorEnv | None = None
         self._obs = np.zeros(0)
-        self._actions, self._version = np.zeros(0, np.int64), 0
+        self._answer = Answer(task.no_actions(0), 0)
         self._played = group.played  # (N,) episodes that each env has ended
         self._opened = self._opened_at = 0  # times; env steps of the whole run, the last time
         self._faults, self._next_told_fault = 0, 1
@@ -173,7 +174,7 @@ class _Lane:
         self._envs, self._obs = open_envs(
             self._group.make_envs,
             self._seed(self._opened),
-            self._task.obs_dtype,
+            self._task,
             self._config.reopen_s,
             self._control,
         )
@@ -192,7 +193,7 @@ class _Lane:
         if self._opened_at == 0 and self._counters.get("wall_before_s") and self._counters.get("env_steps"):
             assert self._envs is not None
             try:
-                self._obs = reset_envs(self._envs, self._seed(self._opened - 1), self._task.obs_dtype)
+                self._obs = reset_envs(self._envs, self._seed(self._opened - 1), self._task)
             except LOST:
                 self._reopen()
                 return
@@ -202,16 +203,19 @@ class _Lane:
         """Tell the learner that whatever ran in this group is over, and ask for the first actions."""
         N = len(self._obs)
         nothing, no = np.zeros(N, np.float32), np.zeros(N, bool)
-        self._write(RawSteps(self._group.number, self._obs, np.zeros(N, np.int64), nothing, no, no, self._obs, no, 0))
-        self._request()
+        fields = algorithm_for(self._config, self._task).extras_fields.items()
+        extras = {name: np.zeros((N, *shape), dtype) for name, (dtype, shape) in fields}
+        actions = self._task.no_actions(N)
+        self._write(RawSteps(self._group.number, self._obs, actions, nothing, no, no, self._obs, no, 0, extras=extras))
+        self._request(~no)
 
     def start_step(self) -> None:
         """Wait for actions and start the envs' step with them."""
-        self._actions, self._version = self._await_actions()
+        self._answer = self._await_actions()
         assert self._envs is not None
         try:
             if hasattr(self._envs, "step_async"):
-                self._envs.step_async(self._actions + self._task.action_start)
+                self._envs.step_async(self._task.env_actions(self._answer.actions))
             self.is_stepping = True
         except LOST:
             self._reopen()
@@ -224,17 +228,18 @@ class _Lane:
             if hasattr(self._envs, "step_wait"):
                 obs, reward, terminated, truncated, infos = self._envs.step_wait()
             else:
-                obs, reward, terminated, truncated, infos = self._envs.step(self._actions + self._task.action_start)
+                actions = self._task.env_actions(self._answer.actions)
+                obs, reward, terminated, truncated, infos = self._envs.step(actions)
         except LOST:
             self._reopen()
             return True
-        obs = np.asarray(obs, self._task.obs_dtype)
+        obs = self._task.packed(obs)
         steps = self._raw_steps(obs, reward, terminated, truncated, infos)
         self._obs = obs
         self._count(steps)
         has_episodes = self.has_episodes()
         if has_episodes:
-            self._request()  # before writing: the inference server works while we copy
+            self._request(steps.terminated | steps.truncated)  # before writing: it is worked on while we copy
         self._write(steps)
         return has_episodes
 
@@ -264,10 +269,19 @@ class _Lane:
         assert self._played is not None
         if self._config.episodes is not None:
             valid &= self._played < self._config.episodes  # it steps on only because others of its group do
-        next_obs = true_next_obs(obs, infos)
+        next_obs = true_next_obs(obs, infos, self._task)
         reward = np.asarray(reward, np.float32)
         return RawSteps(
-            self._group.number, self._obs, self._actions, reward, terminated, truncated, next_obs, valid, self._version
+            self._group.number,
+            self._obs,
+            self._answer.actions,
+            reward,
+            terminated,
+            truncated,
+            next_obs,
+            valid,
+            self._answer.weights_version,
+            extras=self._answer.extras,
         )
 
     def _tell_fault(self, infos: dict[str, Any], failed: Array) -> None:
@@ -302,11 +316,11 @@ class _Lane:
         self.open()
         self.begin_episodes()
 
-    def _request(self) -> None:
-        self._group.actions.request(self._obs)
+    def _request(self, begins: Array) -> None:
+        self._group.actions.request(self._obs, begins)
         self._has_request = True
 
-    def _await_actions(self) -> tuple[Array, int]:
+    def _await_actions(self) -> Answer:
         while (answer := self._group.actions.actions(WAIT_S)) is None:
             if self._control.is_stopping():
                 raise Stopped

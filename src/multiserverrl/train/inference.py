@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multiserverrl.train.algorithms import algorithm_for
-from multiserverrl.train.channels import ActionRequest, ActionServer, Control, Counters, WeightsReader
+from multiserverrl.train.algorithms.protocol import Acted, Algorithm
+from multiserverrl.train.channels import ActionRequest, ActionServer, Answer, Control, Counters, WeightsReader
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.opening import Stopped, sleep_unless_stopping
 from multiserverrl.train.task import Task
@@ -17,7 +18,8 @@ from multiserverrl.train.task import Task
 __all__ = ["exploration_rng", "run_inference"]
 
 WAIT_S = 0.1  # how long a stop may go unnoticed
-Snapshot = tuple[dict[str, NDArray[Any]], int]
+Array = NDArray[Any]
+Snapshot = tuple[Any, int]  # weights as the algorithm has prepared them, and their version
 
 
 def run_inference(
@@ -47,16 +49,16 @@ def run_inference(
             rng = rng or exploration_rng(config.seed, env_steps)
             explore = algorithm.exploration(env_steps)
             counters.set("epsilon", explore)
-            snapshot = _newest(weights, snapshot)
+            snapshot = _newest(algorithm, weights, snapshot)
             while snapshot is None and env_steps >= config.warmup_steps:
                 sleep_unless_stopping(0.005, control)
-                snapshot = _newest(weights, snapshot)
-            obs = requests[0].obs if len(requests) == 1 else np.concatenate([request.obs for request in requests])
+                snapshot = _newest(algorithm, weights, snapshot)
+            obs = _joined([request.obs for request in requests])
             if snapshot is None:
-                (actions, _), version = algorithm.act_at_random(len(obs), rng), 0
+                acted, version = algorithm.act_at_random(len(obs), rng), 0
             else:
-                (actions, _), version = algorithm.act(snapshot[0], obs, {}, explore, rng), snapshot[1]
-            _answer(server, requests, actions, version)
+                acted, version = algorithm.act(snapshot[0], obs, _extras(requests), explore, rng), snapshot[1]
+            _answer(server, requests, acted, version)
             counters.add("batches", 1)
             counters.add("batch_rows", len(obs))
     except Stopped:
@@ -83,14 +85,32 @@ def _rows(requests: list[ActionRequest]) -> int:
     return sum(len(request.obs) for request in requests)
 
 
-def _newest(weights: WeightsReader, held: Snapshot | None) -> Snapshot | None:
+def _newest(algorithm: Algorithm, weights: WeightsReader, held: Snapshot | None) -> Snapshot | None:
     if held is not None and held[1] == weights.version():
         return held
-    return weights.read() or held
+    newest = weights.read()
+    return held if newest is None else (algorithm.prepare(newest[0]), newest[1])
 
 
-def _answer(server: ActionServer, requests: list[ActionRequest], actions: NDArray[Any], version: int) -> None:
+def _extras(requests: list[ActionRequest]) -> dict[str, Array]:
+    """Of these envs' last steps, zeros where an episode begins."""
+    found = {}
+    for name in requests[0].extras:
+        found[name] = _joined([request.extras[name] for request in requests]).copy()
+        found[name][_joined([request.begins for request in requests])] = 0
+    return found
+
+
+def _answer(server: ActionServer, requests: list[ActionRequest], acted: Acted, version: int) -> None:
+    actions, extras = acted
     first = 0
     for request in requests:
-        server.answer(request.group, actions[first : first + len(request.obs)], version)
+        rows = slice(first, first + len(request.obs))
+        server.answer(
+            request.group, Answer(actions[rows], version, {name: array[rows] for name, array in extras.items()})
+        )
         first += len(request.obs)
+
+
+def _joined(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

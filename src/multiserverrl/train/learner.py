@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from multiserverrl.errors import CheckpointError, RunError
@@ -20,11 +19,10 @@ from multiserverrl.train.channels import Control, Counters, RawSteps, StepReader
 from multiserverrl.train.checkpoint import Checkpoint, load_newest
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.played import copies_of, has_same_groups, restore_played
-from multiserverrl.train.ratio import ReplayRatio
-from multiserverrl.train.replay import Replay, new_arrays, replay_layout
+from multiserverrl.train.replay import new_arrays
 from multiserverrl.train.saving import CheckpointWriter
+from multiserverrl.train.stores import store_for, store_layout
 from multiserverrl.train.task import Task
-from multiserverrl.train.transitions import NStep
 from multiserverrl.train.weights import stamped
 
 __all__ = ["Training", "run_learner"]
@@ -53,12 +51,12 @@ def run_learner(
     """Learn until the run stops, then write a last checkpoint; a disk that refuses one does not end the run.
 
     A checkpoint in `checkpoint_dir` is gone on from; CheckpointError when none there loads.
-    `replay_arrays` (zeros at first, laid out by `replay_layout`) outlive this process where they
+    `replay_arrays` (zeros at first, laid out by `store_layout`) outlive this process where they
     are shared memory: a learner that starts again finds its replay buffer in them, and learns from every
     step once. `played` are the explorers' counts of episodes, for each group (N,): they are set when a run is resumed.
     """
-    replay = replay_arrays or new_arrays(replay_layout(config, task))
-    training = Training(config, task, replay, weights, counters, played)
+    arrays = replay_arrays or new_arrays(store_layout(config, algorithm_for(config, task)))
+    training = Training(config, task, arrays, weights, counters, played)
     checkpoints = CheckpointWriter(checkpoint_dir, config.checkpoint_every_s, counters)
     training.resume(newest := load_newest(checkpoint_dir))
     training.take_up(steps)
@@ -85,8 +83,7 @@ class _State(msgspec.Struct, frozen=True):
     algorithm: str
     updates: int
     version: int
-    sampling_rng: dict[str, Any]
-    ratio: ReplayRatio
+    store: dict[str, Any]
     wall_s: float
     counters: dict[str, float]
 
@@ -104,11 +101,9 @@ class Training:
         played: Sequence[NDArray[Any]] = (),
     ) -> None:
         self.config, self.task, self.played = config, task, played
-        self.learner = algorithm_for(config, task).init()
-        self.windows = NStep(config.n_step, config.gamma, config.reward_scale)
-        self.replay = Replay(replay_arrays)
-        self.ratio = ReplayRatio(config.replay_ratio, config.warmup_steps)
-        self.rng = np.random.default_rng([config.seed, 1])  # of sampling alone
+        algorithm = algorithm_for(config, task)
+        self.learner = algorithm.init()
+        self.store = store_for(config, algorithm, replay_arrays)
         self.updates, self.version = 0, 0
         self._weights, self._counters = weights, counters
         self._env_steps = 0
@@ -116,29 +111,30 @@ class Training:
         self._wall_before_s, self._began_at_s = 0.0, math.inf
 
     def take(self, raw: RawSteps) -> None:
-        """Put the transitions that `raw` completes into the replay buffer."""
+        """Take the steps into the store."""
         if self._began_at_s == math.inf:
             self._begin()
-        self.replay.insert(self.windows.push(raw), (raw.group, raw.number))
+        self.store.take(raw)
         self._env_steps = int(self._counters.get("env_steps"))
-        self._counters.set("inserted", self.replay.inserted)
-        self._counters.set("replay_size", len(self.replay))
+        self._counters.set("inserted", self.store.inserted)
+        self._counters.set("replay_size", len(self.store))
 
     def owes_updates(self) -> bool:
         """True while another transition may not be inserted."""
-        return self.ratio.owed(self.replay.inserted, self.updates) > 0
+        return self.store.owes(self.updates)
 
     def update(self) -> None:
         """One update; the weights are published when it is time. RunError when it has broken them."""
-        batch = self.replay.sample(self.rng, self.config.batch_size)
-        self._loss = self.learner.update(batch, self._env_steps).loss
-        self.updates += 1
+        updated = self.learner.update(self.store.batch(), self._env_steps)
+        self.store.learned(updated)
+        self._loss = float(updated.loss)
+        before, self.updates = self.updates, self.updates + updated.updates
         if not math.isfinite(self._loss):
             raise RunError(
                 f"the loss is {self._loss} after {self.updates} updates: lower --learning-rate or --reward-scale, "
                 "and look for rewards or observations that are not finite"
             )
-        if self.updates % self.config.publish_every == 0:
+        if self.updates // self.config.publish_every > before // self.config.publish_every:
             self.publish()
 
     def publish(self) -> None:
@@ -148,11 +144,11 @@ class Training:
         self._weights.publish(stamped(self.learner.weights(), self._env_steps, self.updates), self.version)
         self._counters.set("updates", self.updates)
         self._counters.set("loss", self._loss)
-        self._counters.set("replay_ratio", self.ratio.measured(self.replay.inserted, self.updates))
+        self._counters.set("replay_ratio", self.store.achieved_ratio(self.updates))
 
     def checkpoint(self) -> Checkpoint:
         """All that a resume needs. Views of living arrays: save it before going on."""
-        return self._snapshot({**_over("tails/", self.windows.tails()), **_over("played/", copies_of(self.played))})
+        return self._snapshot({**_over("tails/", self.store.tails()), **_over("played/", copies_of(self.played))})
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
         """Go on from a checkpoint. Of the episodes that ran, the last steps count as truncated where they led.
@@ -160,54 +156,49 @@ class Training:
         A replay buffer that is not empty outlived the learner, and is kept. CheckpointError when
         the checkpoint is of another env, network or buffer.
         """
-        outlived = self.replay.inserted > 0
+        outlived = self.store.inserted > 0
         # a learner of this same run may have published versions that no checkpoint knows
         self.version = int(self._counters.get("weights_version"))
         is_alone = outlived or self._counters.get("env_steps") > 0  # the rest of its run lives
         if checkpoint is not None:
             self._load(checkpoint)
         if outlived:  # updates that were lost with a learner are not owed again: no burst of them
-            self.ratio = self.ratio.beginning_at(self.replay.inserted, self.updates)
+            self.store.go_on_from(self.updates)
             self._tell_loss()
         self._env_steps = int(self._counters.get("env_steps"))
         self._wall_before_s = self._counters.get("wall_before_s")
         if checkpoint is not None and not is_alone:
             self._begin_anew(checkpoint)
-        wanted = ReplayRatio(self.config.replay_ratio, self.config.warmup_steps)
-        if not self.ratio.is_like(wanted):
-            self.ratio = wanted.beginning_at(self.replay.inserted, self.updates)
+        self.store.keep_ratio(self.updates)
 
     def take_up(self, steps: StepReader) -> None:
         """Go on where a learner before us was killed: the windows as they were, no step twice, none left out."""
-        steps.done(*self.replay.source)  # it may have died before it said so
+        steps.done(*self.store.source)  # it may have died before it said so
         for raw in steps.last_done():
-            self.windows.push(raw)  # what they complete is in the replay buffer
+            self.store.retake(raw)
 
     def _load(self, checkpoint: Checkpoint) -> None:
         state = self._state_of(checkpoint)
         try:
             self.learner.load_state(_under("learner/", checkpoint.arrays))
-            if self.replay.inserted == 0:
-                self.replay.restore(_under("replay/", checkpoint.arrays))
-            self.rng.bit_generator.state = state.sampling_rng
-        except (KeyError, ValueError, TypeError) as error:
+            self.store.restore(_under("replay/", checkpoint.arrays), state.store)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"the checkpoint is of a run with other settings: {error}; go on with those, or begin a new run"
             ) from error
-        self.updates, self.ratio = state.updates, state.ratio
+        self.updates = state.updates
         self.version = max(self.version, state.version)
         self._carry_over(state)
 
     def _snapshot(self, of_envs: dict[str, NDArray[Any]]) -> Checkpoint:
         """`of_envs`: what they played, and what the steps that wait would become were their episodes cut off now."""
-        arrays = {**_over("learner/", self.learner.state()), **_over("replay/", self.replay.contents()), **of_envs}
+        arrays = {**_over("learner/", self.learner.state()), **_over("replay/", self.store.contents()), **of_envs}
         state = _State(
             task=self.task,
             algorithm=self.config.algorithm,
             updates=self.updates,
             version=self.version,
-            sampling_rng=dict(self.rng.bit_generator.state),
-            ratio=self.ratio,
+            store=self.store.state(),
             wall_s=self._wall_s(),
             counters={name: self._counters.get(name) for name in CARRIED_OVER},
         )
@@ -238,7 +229,7 @@ class Training:
     def _tell_loss(self) -> None:
         lost = max(int(self._counters.get("updates")) - self.updates, 0)
         self._counters.add("updates_lost", lost)
-        log("learner_went_on", replay_size=len(self.replay), updates=self.updates, updates_lost=lost)
+        log("learner_went_on", replay_size=len(self.store), updates=self.updates, updates_lost=lost)
 
     def _begin_anew(self, checkpoint: Checkpoint) -> None:
         """The whole run was ended: make sure that its state is back to the bit, and end the episodes that ran."""
@@ -257,11 +248,10 @@ class Training:
             digest=digest,
             updates=self.updates,
             env_steps=self._env_steps,
-            inserted=self.replay.inserted,
+            inserted=self.store.inserted,
             tails=len(tails["reward"]) if tails else 0,
         )
-        if tails:
-            self.replay.insert(tails)
+        self.store.end_episodes(tails)
 
     def _wall_s(self) -> float:
         return self._wall_before_s + max(0.0, time.monotonic() - self._began_at_s)

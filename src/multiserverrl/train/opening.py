@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from multiserverrl.errors import ConfigError, EnvFault, MultiServerRLError, ServerFull, ServerUnreachable, SessionLost
 from multiserverrl.observe.log import log
 from multiserverrl.train.channels import Control
+from multiserverrl.train.task import Task
 
 __all__ = [
     "LOST",
@@ -41,7 +42,7 @@ class Stopped(Exception):
 
 
 def open_envs(
-    make_envs: Callable[[], VectorEnv], seed: int, obs_dtype: str, patience_s: float, control: Control
+    make_envs: Callable[[], VectorEnv], seed: int, task: Task, patience_s: float, control: Control
 ) -> tuple[VectorEnv, Array]:
     """Envs and their first observations. A server that is gone is waited for, asked again with back-off and jitter.
 
@@ -53,7 +54,7 @@ def open_envs(
         try:
             envs = make_envs()
             _require_same_step(envs)
-            obs = reset_envs(envs, seed, obs_dtype)
+            obs = reset_envs(envs, seed, task)
         except LOST as error:
             close_quietly(envs)
             failures, faults = failures + 1, faults + isinstance(error, EnvFault)
@@ -88,14 +89,14 @@ def close_quietly(envs: VectorEnv | None) -> None:
             envs.close()
 
 
-def true_next_obs(obs: Array, infos: dict[str, Any]) -> Array:
+def true_next_obs(obs: Array, infos: dict[str, Any], task: Task) -> Array:
     """The observations that the step led to: where an episode ended the final one, not the next episode's first."""
     is_final = infos.get("_final_obs")
     if is_final is None:
         return obs
-    rows = np.flatnonzero(is_final)
     next_obs = obs.copy()
-    next_obs[rows] = np.stack([infos["final_obs"][row] for row in rows])
+    for row in np.flatnonzero(is_final):
+        next_obs[row] = task.packed_one(infos["final_obs"][row])
     return next_obs
 
 
@@ -111,10 +112,10 @@ def fault_of(infos: dict[str, Any], row: int) -> str:
     return str(told[row] if told.ndim else told).strip().partition("\n")[0]
 
 
-def reset_envs(envs: VectorEnv, seed: int, obs_dtype: str) -> Array:
+def reset_envs(envs: VectorEnv, seed: int, task: Task) -> Array:
     """New episodes in all of them; their first observations."""
     obs, _ = envs.reset(seed=seed)
-    return np.asarray(obs, obs_dtype)
+    return task.packed(obs)
 
 
 def _require_same_step(envs: VectorEnv) -> None:

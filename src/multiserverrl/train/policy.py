@@ -37,12 +37,31 @@ class Policy:
 
     def __post_init__(self) -> None:
         self._algorithm = algorithm_for(self.config, self.task)
+        self._prepared = self._algorithm.prepare(self.weights)
         self._rng = np.random.default_rng(0)  # greedy actions draw nothing
+        self._extras: dict[str, Array] = {}
 
-    def __call__(self, obs: Array) -> Array:
-        """(N, *obs_shape) → (N,) actions."""
-        actions, _ = self._algorithm.act(self.weights, obs.astype(self.task.obs_dtype, copy=False), {}, 0.0, self._rng)
-        return actions + self.task.action_start
+    def __call__(self, obs: Any, begins: Array | None = None) -> Array:
+        """The env's own (N, …) observations → (N, …) actions; `begins` (N,) is True where an episode begins.
+
+        Without `begins` no episode does, but where there are other envs than before.
+        """
+        packed = self.task.packed(obs)
+        actions, self._extras = self._algorithm.act(
+            self._prepared, packed, self._begun(len(packed), begins), 0.0, self._rng
+        )
+        return self.task.env_actions(actions)
+
+    def _begun(self, num_envs: int, begins: Array | None) -> dict[str, Array]:
+        """The last step's extras, zeros where an episode begins."""
+        begun = {}
+        for name, (dtype, shape) in self._algorithm.extras_fields.items():
+            kept = self._extras.get(name)
+            is_same = kept is not None and len(kept) == num_envs
+            begun[name] = kept.copy() if kept is not None and is_same else np.zeros((num_envs, *shape), dtype)
+            if begins is not None:
+                begun[name][begins] = 0
+        return begun
 
 
 def save_policy(path: Path, policy: Policy, disk: Disk = DISK) -> None:

@@ -13,11 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multiserverrl.train.algorithms import algorithm_for
-from multiserverrl.train.config import TrainConfig
-from multiserverrl.train.task import Task
-
-__all__ = ["NO_STEPS", "Replay", "Source", "new_arrays", "replay_fields", "replay_layout"]
+__all__ = ["NO_STEPS", "Fields", "Replay", "Source", "new_arrays", "replay_fields"]
 
 Array = NDArray[Any]
 Fields = dict[str, tuple[str, tuple[int, ...]]]
@@ -35,11 +31,6 @@ def replay_fields(transition: Fields, capacity: int) -> Fields:
         _COMMITS: ("int64", (1,)),  # commits ever made; the mark of number n is n % 2
         _COMMIT: ("int64", (2, 3)),  # inserted, and the source's group and number
     }
-
-
-def replay_layout(config: TrainConfig, task: Task) -> Fields:
-    """(dtype, shape) of each of the arrays of a run's replay buffer."""
-    return replay_fields(algorithm_for(config, task).transition_fields, config.buffer_size)
 
 
 def new_arrays(fields: Fields) -> dict[str, Array]:

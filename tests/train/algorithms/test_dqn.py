@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from multiserverrl.errors import ConfigError
 from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.algorithms.dqn import DoubleDQN, DoubleDQNLearner
 from multiserverrl.train.config import TrainConfig
@@ -148,3 +149,11 @@ def test_greedy_actions_are_the_best_and_random_ones_come_in_the_share_asked_for
 def test_epsilon_falls_linearly_to_its_end() -> None:
     algorithm = DoubleDQN(replace(CONFIG, epsilon_start=1.0, epsilon_end=0.1, epsilon_steps=100), TASK)
     assert [algorithm.exploration(steps) for steps in (0, 50, 100, 1000)] == pytest.approx([1.0, 0.55, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    "task", [Task(obs_shape=(4,), num_actions=0, action_shape=(1,)), Task((8, 8), 2, obs_dtype="uint8")]
+)
+def test_tasks_that_it_cannot_learn_are_refused(task: Task) -> None:
+    with pytest.raises(ConfigError):
+        algorithm_for(CONFIG, task)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from multiserverrl.errors import ConfigError
 from multiserverrl.train.algorithms.dqn_numpy import NumpyDoubleDQNLearner
-from multiserverrl.train.algorithms.protocol import Acted, Array, Batch, Fields, Storage, Updated, Weights
+from multiserverrl.train.algorithms.protocol import Acted, Array, Batch, Explore, Fields, Storage, Updated, Weights
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.networks import mlp, mlp_fields, new_mlp
 from multiserverrl.train.task import Task
@@ -29,6 +30,7 @@ class DoubleDQN:
     storage: Storage = "n_steps"
 
     def __init__(self, config: TrainConfig, task: Task) -> None:
+        _refuse_others(task)
         self.config, self.task = config, task
         self.extras_fields: Fields = {}
         self.weights_fields = mlp_fields(task.obs_size, config.hidden_sizes, task.num_actions)
@@ -41,9 +43,12 @@ class DoubleDQN:
             "weights_version": ("int64", ()),
         }
 
-    def act(self, weights: Weights, obs: Array, extras: Batch, explore: float, rng: np.random.Generator) -> Acted:
+    def prepare(self, weights: Weights) -> Weights:
+        return weights
+
+    def act(self, weights: Weights, obs: Array, extras: Batch, explore: Explore, rng: np.random.Generator) -> Acted:
         actions = mlp(weights, obs.reshape(len(obs), -1)).argmax(axis=1)  # (N,)
-        if explore > 0.0:
+        if np.any(explore):
             is_random = rng.random(len(obs)) < explore
             actions = np.where(is_random, self.act_at_random(len(obs), rng)[0], actions)
         return actions, {}
@@ -60,6 +65,15 @@ class DoubleDQN:
         """The half that learns, in the arithmetic that `--backend` names."""
         kind = DoubleDQNLearner if self.config.backend == "torch" else NumpyDoubleDQNLearner
         return kind(self.config, self.task)
+
+
+def _refuse_others(task: Task) -> None:
+    if not task.is_discrete:
+        raise ConfigError("dqn learns to choose among numbered actions: this env's are continuous, not Discrete")
+    if task.obs_parts or task.obs_dtype != "float32":
+        raise ConfigError(
+            f"cannot train on observations {task.obs_dtype}{task.obs_shape}: only Box spaces of floating-point numbers"
+        )
 
 
 class DoubleDQNLearner:

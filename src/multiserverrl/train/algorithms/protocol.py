@@ -6,45 +6,50 @@ and its maths. Acting needs no torch; `init` is called in the learner alone, and
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Acted", "Algorithm", "Batch", "Fields", "Learner", "Storage", "Updated", "Weights"]
+__all__ = ["Acted", "Algorithm", "Batch", "Explore", "Fields", "Learner", "Storage", "Updated", "Weights"]
 
 Array = NDArray[Any]
 Batch = dict[str, Array]  # transition fields, (B, ...)
 Weights = dict[str, Array]
 Fields = dict[str, tuple[str, tuple[int, ...]]]  # name → (dtype, shape)
-Storage = Literal["n_steps", "sequences", "rollouts"]  # what of an env's steps is kept as one item; today: n_steps
+Storage = Literal["n_steps", "sequences", "rollouts"]  # what of the envs' steps is learned from as one item
 Acted = tuple[Array, dict[str, Array]]  # (N, ...) actions, and what else an algorithm stores of acting
+Explore = float | Array  # a share of all envs, or (N,) one of each
 
 
 class Updated(NamedTuple):
     """What an update says of itself."""
 
-    loss: float
-    errors: Array  # (B,) temporal-difference errors: a prioritised replay's priorities
+    loss: SupportsFloat  # read seldom: where it lies on another device, reading it waits for that
+    errors: Array | None = None  # (B,) temporal-difference errors: a prioritised replay's priorities
+    updates: int = 1  # steps of the optimiser that were made
 
 
 class Algorithm(Protocol):
-    """The half that every process may hold."""
+    """The half that every process may hold. It refuses, with ConfigError, settings and tasks that it cannot learn."""
 
     storage: Storage
-    transition_fields: Fields  # of one item in the replay buffer
+    transition_fields: Fields  # of one item, for the storage "n_steps"
     weights_fields: Fields  # of what is published
-    extras_fields: Fields  # what `act` returns beside actions (log-probability, value, recurrent state)
+    extras_fields: Fields  # of one env: what `act` returns beside actions (log-probability, value, recurrent state)
 
-    def act(self, weights: Weights, obs: Array, extras: Batch, explore: float, rng: np.random.Generator) -> Acted:
-        """(N, *obs_shape) → (N,) actions and extras.
+    def prepare(self, weights: Weights) -> Any:
+        """A snapshot as `act` wants it, once for each: as it is, or as tensors on the device."""
+
+    def act(self, weights: Any, obs: Array, extras: Batch, explore: Explore, rng: np.random.Generator) -> Acted:
+        """(N, *obs_shape) → (N, *action_shape) actions and extras, with what `prepare` returned.
 
         `extras` are those of the same envs' last step, zeros where an episode begins (a recurrent
         network finds its state there). `explore` is 0 for greedy, else this algorithm's own measure.
         """
 
     def act_at_random(self, num_envs: int, rng: np.random.Generator) -> Acted:
-        """Actions before there are any weights."""
+        """Actions before there are any weights, and extras."""
 
     def exploration(self, env_steps: int) -> float:
         """`act`'s `explore` after so many env steps of the whole run."""
@@ -57,7 +62,7 @@ class Learner(Protocol):
     """The half that learns, in the learner process."""
 
     def update(self, batch: Batch, env_steps: int) -> Updated:
-        """One update from (B, ...) items; `env_steps` of the whole run is for schedules."""
+        """Learn from a batch of items (B, ...), or a rollout (T, N, ...); `env_steps` of the run is for schedules."""
 
     def weights(self) -> Weights:
         """Copies of the weights to be published."""
