@@ -122,6 +122,9 @@ class FakeSteps:
             return False
         return True
 
+    def settled(self, group: int, timeout_s: float) -> bool:
+        return True  # the lock-step itself is tested on real channels
+
     def read(self, timeout_s: float) -> RawSteps | None:
         try:
             return self._queue.get(timeout=timeout_s)
@@ -146,6 +149,9 @@ class ListedSteps:
         self.written.append(copy.deepcopy(steps))
         if self._run is not None and len(self.written) >= self._stop_after:
             self._run.stop()
+        return True
+
+    def settled(self, group: int, timeout_s: float) -> bool:
         return True
 
 
@@ -287,7 +293,7 @@ def train_here(
 
     roles = {
         "learner": lambda: run_learner(config, task, steps, weights, *ends("learner"), directory / "checkpoints"),
-        "inference": lambda: run_inference(config, task, num_envs, actions, weights, *ends("inference")),
+        "inference": lambda: run_inference(config, task, {0: num_envs}, actions, weights, *ends("inference")),
         "explorer": lambda: run_explorer(config, task, groups, steps, *ends("explorer"), lends_envs=borrows_envs),
         "evaluator": lambda: run_evaluator(
             config, task, lambda: local_envs(make, config.eval_episodes), weights, evaluations, *ends("evaluator"),

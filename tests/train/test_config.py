@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -71,5 +72,29 @@ def test_every_setting_is_checked() -> None:
     from multiserverrl.train import config as module
 
     checked = {*module._AT_LEAST_ONE, *module._SHARES, *module._POSITIVE, *module._NOT_NEGATIVE}
-    checked |= {"episodes", "stop_at_return", "algorithm", "backend", "hidden"}
+    checked |= {
+        "episodes",
+        "stop_at_return",
+        "algorithm",
+        "backend",
+        "hidden",
+        "inference",
+        "exploration",
+        "deterministic",
+    }
     assert checked == {field.name for field in dataclasses.fields(TrainConfig)}
+
+
+@pytest.mark.parametrize(
+    ("flag", "values"),
+    [
+        ("--inference", {"inference": "everywhere"}),
+        ("--exploration", {"exploration": "boltzmann"}),
+        ("--explorers", {"explorers": 2, "deterministic": True}),
+        ("--barrier-steps", {"barrier_steps": 0}),
+        ("--epsilon-base", {"epsilon_base": 1.5}),
+    ],
+)
+def test_ways_of_acting_that_cannot_be_are_refused_naming_the_flag(flag: str, values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=flag):
+        TrainConfig(**values)

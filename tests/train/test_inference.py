@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from multiserverrl.train.acting import exploration_rng
 from multiserverrl.train.channels import ActionRequest, Answer
 from multiserverrl.train.config import TrainConfig
-from multiserverrl.train.inference import exploration_rng, run_inference
+from multiserverrl.train.inference import run_inference
 from multiserverrl.train.networks import mlp, new_mlp
 from multiserverrl.train.task import Task
 from tests.train.fakes import FakeCounters, FakeRun, FakeWeights
@@ -67,7 +68,7 @@ def served(
     if weights is None:
         weights = FakeWeights()
         weights.publish(weights_of(0), 1)
-    run_inference(config, TASK, num_envs, server, weights, counters.row("i"), run.control("i"))
+    run_inference(config, TASK, {0: num_envs}, server, weights, counters.row("i"), run.control("i"))
     return server, counters
 
 
@@ -88,7 +89,7 @@ def test_random_numbers_are_named_by_the_env_steps_of_the_first_request_which_a_
                 return super().requests(timeout_s)
 
         server = Server(run, [[request(0, 50)]])
-        run_inference(CONFIG, TASK, 50, server, weights, counters.row("i"), run.control("i"))
+        run_inference(CONFIG, TASK, {0: 50}, server, weights, counters.row("i"), run.control("i"))
         return list(server.answers[0][1].tolist())
 
     assert actions(0) == actions(0) != actions(64)
@@ -127,7 +128,7 @@ def test_the_newest_weights_act() -> None:
     arrivals = [[request(0, 40)], [request(0, 40, seed=1)]]
     obs = [one[0].obs for one in arrivals]
     server = ScriptedServer(run, arrivals, then=lambda: weights.publish(weights_of(5), weights.version() + 1))
-    run_inference(CONFIG, TASK, 1, server, weights, counters.row("i"), run.control("i"))
+    run_inference(CONFIG, TASK, {0: 1}, server, weights, counters.row("i"), run.control("i"))
     assert [version for _, _, version in server.answers] == [1, 2]
     for (_, actions, _), seen, seed in zip(server.answers, obs, (0, 5), strict=True):
         np.testing.assert_array_equal(actions, mlp(weights_of(seed), seen).argmax(axis=1))

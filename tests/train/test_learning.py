@@ -11,13 +11,13 @@ import gymnasium
 import numpy as np
 import pytest
 
+from multiserverrl.train.acting import exploration_rng
 from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.channels import RawSteps
 from multiserverrl.train.checkpoint import load_newest
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.evaluate import greedy_returns
 from multiserverrl.train.explorer import ExplorerGroup, run_explorer
-from multiserverrl.train.inference import exploration_rng
 from multiserverrl.train.learner import Training
 from multiserverrl.train.policy import Policy, load_policy
 from multiserverrl.train.task import Task, task_of
@@ -104,6 +104,9 @@ class Lockstep:
             self.best = greedy_returns(self.eval_envs, policy, self.config.eval_episodes, seed=0).mean()
         if self.best >= 475.0 or env_steps >= 60_000:
             self.run.stop()
+        return True
+
+    def settled(self, group: int, timeout_s: float) -> bool:
         return True
 
 

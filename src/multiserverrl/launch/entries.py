@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from multiserverrl.launch.channels import Channels
 from multiserverrl.launch.envs import open_envs
 from multiserverrl.launch.roles import Brief
 from multiserverrl.observe.log import log_to_stderr
+from multiserverrl.train.channels import ActionClient
 
 __all__ = ["evaluator", "explorer", "inference", "learner"]
 
@@ -64,6 +65,7 @@ def _explore(brief: Brief, channels: Channels) -> None:
 
     plan = brief.plan
     groups = [group for group in plan.seats.groups if group.explorer == brief.index]
+    clients = _action_clients(brief, channels, [group.number for group in groups])
     run_explorer(
         plan.config,
         plan.task,
@@ -73,7 +75,7 @@ def _explore(brief: Brief, channels: Channels) -> None:
                 make_envs=partial(
                     open_envs, group.url, plan.env_id, group.num_envs, f"{plan.owner}-group-{group.number}", plan.trust
                 ),
-                actions=channels.action_client(group.number),
+                actions=clients[group.number],
                 played=channels.played(group.number),
             )
             for group in groups
@@ -85,6 +87,18 @@ def _explore(brief: Brief, channels: Channels) -> None:
     )
 
 
+def _action_clients(brief: Brief, channels: Channels, groups: list[int]) -> Mapping[int, ActionClient]:
+    """Each group's line to the inference server, or to this explorer's own copy of the weights."""
+    plan = brief.plan
+    if plan.config.inference == "central":
+        return {group: channels.action_client(group) for group in groups}
+    from multiserverrl.train.acting import Actor, OwnActions
+
+    weights, counters, control = channels.weights_reader(), channels.counters(brief.row), channels.control(brief.row)
+    actor = Actor(plan.config, plan.task, plan.seats.sizes, weights, counters, control)
+    return {group: OwnActions(actor, group) for group in groups}
+
+
 def _infer(brief: Brief, channels: Channels) -> None:
     from multiserverrl.train.inference import run_inference
 
@@ -92,7 +106,7 @@ def _infer(brief: Brief, channels: Channels) -> None:
     run_inference(
         plan.config,
         plan.task,
-        plan.seats.num_envs,
+        plan.seats.sizes,
         channels.action_server(),
         channels.weights_reader(),
         channels.counters(brief.row),

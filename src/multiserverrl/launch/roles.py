@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import msgspec
@@ -57,15 +58,19 @@ class Role:
 def cast_of(plan: RunPlan) -> list[Role]:
     """All processes of a run, the slowest to start first; row 0 of the counters is the launcher's."""
     explorers = plan.config.explorers
-    return [
+    roles = [
         Role("learner", f"{_ENTRIES}:learner", 0, 1, most_restarts=5, stop_grace_s=60.0),
         *(
             Role(f"explorer-{index}", f"{_ENTRIES}:explorer", index, 4 + index, most_restarts=5, stop_grace_s=5.0)
             for index in range(explorers)
         ),
         Role("evaluator", f"{_ENTRIES}:evaluator", 0, 3, most_restarts=5, stop_grace_s=5.0),
-        Role("inference", f"{_ENTRIES}:inference", 0, 2, most_restarts=5, stop_grace_s=5.0),
     ]
+    if plan.config.inference == "central":
+        roles.append(Role("inference", f"{_ENTRIES}:inference", 0, 2, most_restarts=5, stop_grace_s=5.0))
+    if plan.config.deterministic:  # what another birth would do differs from run to run: --resume does not
+        roles = [dataclasses.replace(role, most_restarts=0) for role in roles]
+    return roles
 
 
 def channel_plan(plan: RunPlan) -> ChannelPlan:

@@ -45,6 +45,11 @@ class Seats(msgspec.Struct, frozen=True):
         """Envs that explore."""
         return sum(group.num_envs for group in self.groups)
 
+    @property
+    def sizes(self) -> dict[int, int]:
+        """Envs of each group that explores, by its number."""
+        return {group.number: group.num_envs for group in self.groups}
+
 
 def take_seats(offers: list[Offer], count: int | None, explorers: int, evaluation_envs: int) -> Seats:
     """Seats for `count` envs (None: all that are free) in `explorers` processes.

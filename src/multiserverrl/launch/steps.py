@@ -80,6 +80,10 @@ class StepRing:
         self._read[0] = number + 1
         return True
 
+    def is_settled(self) -> bool:
+        """Whether all was done with."""
+        return int(self._read[0]) == int(self._written[0])
+
     def last_done(self) -> list[RawSteps]:
         """What was done with last, the oldest first."""
         read = int(self._read[0])
@@ -108,6 +112,11 @@ class RingWriter:
             return False
         self._arrived.ring()
         return True
+
+    def settled(self, group: int, timeout_s: float) -> bool:
+        """See `StepWriter.settled`."""
+        ring = self._rings[group]
+        return self._room[group].until(lambda: ring.is_settled() or None, timeout_s) is not None
 
 
 class RingReader:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multiserverrl.errors import CheckpointError, PeerError, RunError
+from multiserverrl.errors import CheckpointError, ConfigError, PeerError, RunError
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.local import INTERRUPTED, SOLVED, USED_UP, Ending, LocalRun
 from multiserverrl.launch.places import Place, open_place
@@ -56,6 +56,8 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress) -> Outc
         claims = earlier.claims() if earlier else {}
         place = stack.enter_context(open_place(launch, config.eval_episodes, claims))
         seats = take_seats(place.offers, place.count, config.explorers, config.eval_episodes)
+        if config.deterministic and seats.is_borrowed:
+            raise ConfigError("--deterministic needs an env for evaluation beside the one that explores: --count 2")
         if config.stop_at_return is None:
             config = dataclasses.replace(config, stop_at_return=place.reward_threshold)
         run_dir, owner = begin_run(launch, config, place, seats, earlier)

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 __all__ = [
+    "BATCH_ROWS_TO",
     "COUNTERS",
+    "WAIT_US_TO",
     "ActionClient",
     "ActionRequest",
     "ActionServer",
@@ -61,6 +63,9 @@ class StepWriter(Protocol):
 
     def write(self, steps: RawSteps, timeout_s: float) -> bool:
         """Copy the steps in; False when there was no room within `timeout_s` (nothing was written)."""
+
+    def settled(self, group: int, timeout_s: float) -> bool:
+        """Whether, within `timeout_s`, the learner is done with all steps of this group."""
 
 
 class StepReader(Protocol):
@@ -182,7 +187,10 @@ class Counters(Protocol):
         """The number of that name, summed over all processes."""
 
 
-COUNTERS: dict[str, str] = {
+BATCH_ROWS_TO = tuple(2**power for power in range(11))  # 1 … 1024
+WAIT_US_TO = tuple(2**power for power in range(4, 18))  # 16 µs … 131 ms
+
+COUNTERS: dict[str, str] = {  # a histogram's batch counts in one bucket alone: the first that it fits in
     # explorers
     "env_steps": "valid env steps sent to the learner (the learner's own row: those before a resume)",
     "episodes": "episodes that ended (the learner's own row: those before a resume)",
@@ -197,6 +205,9 @@ COUNTERS: dict[str, str] = {
     # inference server
     "batches": "batches of observations acted on",
     "batch_rows": "observations in these batches",
+    **{f"batch_rows_to_{limit}": f"batches of {limit} observations at most" for limit in BATCH_ROWS_TO},
+    **{f"batch_wait_us_to_{limit}": f"batches whose first request waited {limit} µs at most" for limit in WAIT_US_TO},
+    "acted_version": "version of the weights that acted last (with several explorers that act: the sum)",
     "epsilon": "share of random actions now",
     # learner
     "updates": "updates, those before a resume included",
@@ -214,5 +225,10 @@ COUNTERS: dict[str, str] = {
     "evaluations": "evaluations reported",
     "policy_errno": "what keeps the best policy from being written (an errno); 0 when the last one was",
     "wants_envs": "1 while the evaluator needs the explorer's envs",
+    # a deterministic run: who has reached which barrier
+    "barrier_asked": "the barrier that the explorer stands at",
+    "barriers": "barriers whose weights are published, those before a resume included",
+    "barriers_passed": "the last barrier whose checkpoint is written, too",
+    "barriers_evaluated": "the last barrier whose weights are evaluated",
 }
 """Every counter's name and meaning."""

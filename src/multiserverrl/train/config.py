@@ -15,6 +15,8 @@ __all__ = ["TrainConfig", "config_from_json", "config_to_json"]
 
 ALGORITHMS = ("dqn",)
 BACKENDS = ("numpy", "torch")
+INFERENCE = ("central", "explorer")
+EXPLORATION = ("schedule", "per-env")
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,34 @@ class TrainConfig:
     learning_rate_steps: int = setting(60_000, "the learning rate decays over this many steps", unit="env steps")
     batch_size: int = setting(128, "transitions in an update")
     target_update: int = setting(20, "the target network is renewed after this many", unit="updates")
+    exploration: str = setting(
+        "schedule", "epsilon: schedule (of all envs alike, falling) or per-env (env i of n keeps its own, as in Ape-X)"
+    )
     epsilon_start: float = setting(0.8, "share of random actions at the start")
     epsilon_end: float = setting(0.02, "share of random actions after the decay")
     epsilon_steps: int = setting(6_000, "epsilon decays over this many steps", unit="env steps")
+
+    epsilon_base: float = setting(0.4, "with --exploration per-env: ε of ε**(1 + α·i/(n-1))")
+    epsilon_spread: float = setting(7.0, "with --exploration per-env: α of ε**(1 + α·i/(n-1))")
 
     buffer_size: int = setting(50_000, "transitions that the replay buffer holds")
     warmup_steps: int = setting(500, "transitions in the replay buffer before the first update")
     replay_ratio: float = setting(0.25, "updates per transition that comes into the replay buffer")
     publish_every: int = setting(8, "the learner publishes its weights after this many", unit="updates")
 
+    inference: str = setting(
+        "central", "who acts: central (an inference server batches for all explorers) or explorer (each has a copy)"
+    )
     inference_batch: int = setting(64, "observations that make a batch of actions complete")
     inference_deadline_s: float = setting(0.001, "an incomplete batch is acted on after this long", unit="s")
+    deterministic: bool = setting(
+        False, "bit-equal runs for equal seeds: one explorer, lock-step, barriers instead of checkpoints by the clock"
+    )
+    barrier_steps: int = setting(
+        10_000,
+        "with --deterministic: env steps between barriers (checkpoint, evaluation, new episodes)",
+        unit="env steps",
+    )
     torch_threads: int = setting(1, "threads of the learner's torch; on a small machine 1 is the fastest")
 
     eval_episodes: int = setting(20, "greedy episodes in an evaluation")
@@ -70,6 +89,14 @@ class TrainConfig:
         _require(
             self, "stop_at_return", self.stop_at_return is None or math.isfinite(self.stop_at_return), "must be finite"
         )
+        _require(self, "inference", self.inference in INFERENCE, f"must be one of: {', '.join(INFERENCE)}")
+        _require(self, "exploration", self.exploration in EXPLORATION, f"must be one of: {', '.join(EXPLORATION)}")
+        _require(
+            self,
+            "explorers",
+            self.explorers == 1 or not self.deterministic,
+            "must be 1 with --deterministic: which of several is first is never the same",
+        )
         _require(self, "algorithm", self.algorithm in ALGORITHMS, f"must be one of: {', '.join(ALGORITHMS)}")
         _require(self, "backend", self.backend in BACKENDS, f"must be one of: {', '.join(BACKENDS)}")
         _require(self, "hidden", _is_sizes(self.hidden), "must be whole numbers with commas, as in 128,128")
@@ -89,10 +116,11 @@ class TrainConfig:
 _AT_LEAST_ONE = (
     "explorers", "n_step", "learning_rate_steps", "batch_size", "target_update", "epsilon_steps", "buffer_size",
     "warmup_steps", "publish_every", "inference_batch", "torch_threads", "eval_episodes",
+    "barrier_steps",
 )  # fmt: skip
-_SHARES = ("gamma", "learning_rate_end", "epsilon_start", "epsilon_end")
+_SHARES = ("gamma", "learning_rate_end", "epsilon_start", "epsilon_end", "epsilon_base")
 _POSITIVE = ("reward_scale", "learning_rate", "replay_ratio", "checkpoint_every_s", "reopen_s")
-_NOT_NEGATIVE = ("seed", "inference_deadline_s", "eval_every_s")
+_NOT_NEGATIVE = ("seed", "inference_deadline_s", "eval_every_s", "epsilon_spread")
 
 
 def _require(config: TrainConfig, name: str, is_right: bool, why: str) -> None:

@@ -95,6 +95,7 @@ def run_evaluator(
         if not control.wait_until_started():
             return
         while True:
+            barrier = _next_barrier(config, counters, control)
             policy = _newer_policy(config, task, weights, version, control)
             version = policy.version
             evaluation = _evaluation(policy, places.play(policy))
@@ -107,11 +108,21 @@ def run_evaluator(
             if is_kept or not has_passed:
                 evaluations.report(evaluation)
                 counters.add("evaluations", 1)
+            counters.set("barriers_evaluated", barrier)
+            if config.deterministic and not has_passed:
+                continue
             sleep_unless_stopping(math.inf if has_passed and is_kept else config.eval_every_s, control)
     except Stopped:
         pass
     finally:
         places.close()
+
+
+def _next_barrier(config: TrainConfig, counters: Counters, control: Control) -> int:
+    """Wait for one whose weights are to be evaluated, where the run has any."""
+    while config.deterministic and counters.get("barriers_passed") <= counters.get("barriers_evaluated"):
+        sleep_unless_stopping(POLL_S / 10, control)
+    return int(counters.get("barriers_passed"))
 
 
 def _best_so_far(policy_path: Path | None) -> float:
@@ -141,7 +152,6 @@ class _Places:
         self._config, self._task, self._make_envs = config, task, make_envs
         self._counters, self._control, self._borrows = counters, control, borrows_envs
         self._envs: VectorEnv | None = None
-        self._seeds = np.random.SeedSequence([config.seed, 3])
 
     def open(self) -> None:
         self._envs, _ = open_envs(self._make_envs, self._seed(), self._task, self._config.reopen_s, self._control)
@@ -182,7 +192,8 @@ class _Places:
             sleep_unless_stopping(POLL_S, self._control)
 
     def _seed(self) -> int:
-        return int(self._seeds.spawn(1)[0].generate_state(1)[0])
+        """The same for every evaluation of a run: all are of the same first states."""
+        return int(np.random.SeedSequence([self._config.seed, 3]).generate_state(1)[0])
 
 
 def _newer_policy(config: TrainConfig, task: Task, weights: WeightsReader, version: int, control: Control) -> Policy:

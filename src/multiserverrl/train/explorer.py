@@ -82,9 +82,14 @@ def run_explorer(
         if counters.get("first_step_at_s") == 0:
             counters.set("first_step_at_s", time.monotonic())
         playing = [lane for lane in lanes if lane.has_episodes()]  # what was played before a resume is known now
+        barriers = _Barriers(config, counters, control) if config.deterministic else None
+        if barriers is not None:
+            barriers.wait_for_evaluation()
         for lane in lanes:
             lane.begin() if lane in playing else lane.close()
-        _take_turns(playing, counters, control, lends_envs)
+        _take_turns(playing, counters, control, lends_envs, barriers)
+        if barriers is not None:
+            barriers.wait(deque())  # the last weights are evaluated, and kept
         counters.set("explorers_finished", 1)
     except Stopped:
         pass
@@ -93,7 +98,9 @@ def run_explorer(
             lane.close()
 
 
-def _take_turns(lanes: list[_Lane], counters: Counters, control: Control, lends_envs: bool) -> None:
+def _take_turns(
+    lanes: list[_Lane], counters: Counters, control: Control, lends_envs: bool, barriers: _Barriers | None
+) -> None:
     """One lane steps while the next gets its actions, until all have finished."""
     running = deque(lanes)
     while running:
@@ -101,12 +108,51 @@ def _take_turns(lanes: list[_Lane], counters: Counters, control: Control, lends_
             raise Stopped
         if lends_envs and counters.get("wants_envs"):
             _lend(running, counters, control)
+        if barriers is not None and barriers.is_due():
+            barriers.wait(running)
+            continue
         lane = running[0]
         if not lane.is_stepping:
             lane.start_step()
         running.rotate(-1)
         if running[0].is_stepping and not running[0].finish_step():
             running.popleft().close()
+
+
+class _Barriers:
+    """Where a deterministic run comes to rest: after so many env steps, whatever the clock says."""
+
+    def __init__(self, config: TrainConfig, counters: Counters, control: Control) -> None:
+        self._every, self._counters, self._control = config.barrier_steps, counters, control
+        self._passed = int(counters.get("barriers"))
+
+    def is_due(self) -> bool:
+        """Whether the next barrier is reached."""
+        return self._counters.get("env_steps") >= self._every * (self._passed + 1)
+
+    def wait(self, lanes: deque[_Lane]) -> None:
+        """End all episodes, wait until learner and evaluator are through with this barrier, and begin new ones."""
+        for lane in list(lanes):
+            if not lane.come_to_rest():
+                lanes.remove(lane)
+                lane.close()
+        self._passed += 1
+        self._counters.set("barrier_asked", self._passed)
+        self._wait_until("barriers_passed")
+        self.wait_for_evaluation()
+        ordered = sorted(lanes, key=lambda lane: lane.number)  # as in a run that is resumed here
+        lanes.clear()
+        lanes.extend(ordered)
+        for lane in lanes:
+            lane.begin()
+
+    def wait_for_evaluation(self) -> None:
+        """Wait for that of the last barrier: after a resume, too, so that a run which passed goes no further."""
+        self._wait_until("barriers_evaluated")
+
+    def _wait_until(self, name: str) -> None:
+        while self._counters.get(name) < self._passed:
+            sleep_unless_stopping(0.002, self._control)
 
 
 def _lend(lanes: deque[_Lane], counters: Counters, control: Control) -> None:
@@ -166,6 +212,7 @@ class _Lane:
         self._opened = self._opened_at = 0  # times; env steps of the whole run, the last time
         self._faults, self._next_told_fault = 0, 1
         self._has_request = False
+        self.number = group.number
         self.is_stepping = False
 
     def open(self) -> None:
@@ -190,7 +237,8 @@ class _Lane:
 
     def begin(self) -> None:
         """Begin once the gate is open: the first part of a run that is resumed has played what was reset before."""
-        if self._opened_at == 0 and self._counters.get("wall_before_s") and self._counters.get("env_steps"):
+        resumed = self._opened_at == 0 and self._counters.get("wall_before_s") and self._counters.get("env_steps")
+        if resumed or self._config.deterministic:
             assert self._envs is not None
             try:
                 self._obs = reset_envs(self._envs, self._seed(self._opened - 1), self._task)
@@ -208,6 +256,14 @@ class _Lane:
         actions = self._task.no_actions(N)
         self._write(RawSteps(self._group.number, self._obs, actions, nothing, no, no, self._obs, no, 0, extras=extras))
         self._request(~no)
+
+    def come_to_rest(self) -> bool:
+        """Finish what is under way. False when all episodes are used up."""
+        has_episodes = self.finish_step() if self.is_stepping else True
+        if self._has_request:
+            self._await_actions()
+        self._returns[:] = 0.0
+        return has_episodes
 
     def start_step(self) -> None:
         """Wait for actions and start the envs' step with them."""
@@ -238,9 +294,12 @@ class _Lane:
         self._obs = obs
         self._count(steps)
         has_episodes = self.has_episodes()
+        if self._config.deterministic:  # the next actions are of weights that have learned from this step
+            self._write(steps)
         if has_episodes:
             self._request(steps.terminated | steps.truncated)  # before writing: it is worked on while we copy
-        self._write(steps)
+        if not self._config.deterministic:
+            self._write(steps)
         return has_episodes
 
     def pause(self) -> None:
@@ -307,10 +366,14 @@ class _Lane:
 
     def _seed(self, opened: int) -> int:
         """Named by the run's seed, the group, how often it was opened before, and the env steps so far."""
+        if self._config.deterministic:
+            opened = int(self._counters.get("barriers"))
         entropy = [self._config.seed, 2, self._group.number, opened, int(self._counters.get("env_steps"))]
         return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
     def _reopen(self) -> None:
+        if self._config.deterministic:
+            raise RunError("envs were lost: a deterministic run can go on as it would have from its last barrier alone")
         self._counters.add("reopened", 1)
         self.close()
         self.open()
@@ -329,5 +392,8 @@ class _Lane:
 
     def _write(self, steps: RawSteps) -> None:
         while not self._steps.write(steps, WAIT_S):
+            if self._control.is_stopping():
+                raise Stopped
+        while self._config.deterministic and not self._steps.settled(steps.group, WAIT_S):
             if self._control.is_stopping():
                 raise Stopped

@@ -28,11 +28,13 @@ from multiserverrl.train.weights import stamped
 __all__ = ["Training", "run_learner"]
 
 READ_TIMEOUT_S = 0.1  # how long a stop may go unnoticed
+LOCK_STEP_TIMEOUT_S = 0.005  # how long a barrier may
 CARRIED_OVER = (
     "env_steps",
     "episodes",
     "return_sum",
     "faults",
+    "barriers",
 )  # counters of other processes that a resume begins with
 
 
@@ -60,10 +62,18 @@ def run_learner(
     checkpoints = CheckpointWriter(checkpoint_dir, config.checkpoint_every_s, counters)
     training.resume(newest := load_newest(checkpoint_dir))
     training.take_up(steps)
+    if config.deterministic and newest is not None:
+        training.version -= 1  # what is published now is what was published last, at the barrier
     training.publish()
+    counters.set("barriers_passed", counters.get("barriers"))
     if newest is None:  # before the first env step: 3 ms with the default network, and nobody waits for them
         checkpoints.write(training.checkpoint())
     control.ready()
+    learn = _learn_in_lock_step if config.deterministic else _learn
+    learn(training, steps, checkpoints, control)
+
+
+def _learn(training: Training, steps: StepReader, checkpoints: CheckpointWriter, control: Control) -> None:
     while not control.is_stopping():
         raw = steps.read(READ_TIMEOUT_S)
         if raw is not None:
@@ -74,6 +84,19 @@ def run_learner(
         if checkpoints.is_due():
             checkpoints.write(training.checkpoint())
     checkpoints.write(training.checkpoint())
+
+
+def _learn_in_lock_step(training: Training, steps: StepReader, checkpoints: CheckpointWriter, control: Control) -> None:
+    """Steps are done with only after their updates: until then the explorer waits. Checkpoints are barriers alone."""
+    while not control.is_stopping():
+        raw = steps.read(LOCK_STEP_TIMEOUT_S)
+        if raw is not None:
+            training.take(raw)
+            while training.owes_updates():
+                training.update()
+            steps.done(raw.group, raw.number)
+        elif training.is_asked_for_barrier():
+            training.pass_barrier(checkpoints)
 
 
 class _State(msgspec.Struct, frozen=True):
@@ -145,6 +168,18 @@ class Training:
         self._counters.set("updates", self.updates)
         self._counters.set("loss", self._loss)
         self._counters.set("replay_ratio", self.store.achieved_ratio(self.updates))
+
+    def is_asked_for_barrier(self) -> bool:
+        """Whether the explorer waits at a barrier that is not passed."""
+        return self._counters.get("barrier_asked") > self._counters.get("barriers")
+
+    def pass_barrier(self, checkpoints: CheckpointWriter) -> None:
+        """End all episodes, publish, and write a checkpoint that a resumed run begins with exactly like this one."""
+        self.store.cut_off()
+        self.publish()
+        self._counters.add("barriers", 1)
+        checkpoints.write(self.checkpoint())
+        self._counters.set("barriers_passed", self._counters.get("barriers"))
 
     def checkpoint(self) -> Checkpoint:
         """All that a resume needs. Views of living arrays: save it before going on."""

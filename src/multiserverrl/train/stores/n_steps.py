@@ -76,6 +76,10 @@ class NStepStore:
     def tails(self) -> Arrays:
         return self.windows.tails()
 
+    def cut_off(self) -> None:
+        self.end_episodes(self.windows.tails())
+        self.windows = self.windows.emptied()
+
     def end_episodes(self, tails: Arrays) -> None:
         if tails:
             self.replay.insert(tails)

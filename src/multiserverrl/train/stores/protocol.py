@@ -59,6 +59,9 @@ class Store(Protocol):
     def tails(self) -> Arrays:
         """What the steps that wait in windows would become were all episodes cut off now; {} when nothing waits."""
 
+    def cut_off(self) -> None:
+        """End all episodes now: take in their tails; whatever comes next begins new windows."""
+
     def end_episodes(self, tails: Arrays) -> None:
         """Take in what `tails` gave before the run was ended."""
 
