@@ -14,7 +14,7 @@ from packet_wire import CLIENT, PacketWire, Weather
 
 pytestmark = pytest.mark.root
 SCRIPTED = "multiserverrl.testing.envs:Scripted"
-GONE_S, HEAL_S = 5.0, 2.0
+GONE_S, HEAL_S = 5.0, 10.0
 
 
 @pytest.fixture(scope="module")
