@@ -35,9 +35,12 @@ test: $(VENV)/.installed-dev
 	PYTHON=$(abspath $(VENV))/bin/python ./check
 
 faults: $(VENV)/.installed-fuzz
-	$(VENV)/bin/python bench/faults.py
-	$(VENV)/bin/python bench/fuzz.py --inputs 130000
-	$(VENV)/bin/python -m pytest -m "root or long" tests
+	@failed=; \
+	step() { echo "$$*"; "$$@" || failed="$$failed; $$2 $$3"; }; \
+	step $(VENV)/bin/python bench/faults.py; \
+	step $(VENV)/bin/python bench/fuzz.py --inputs 130000; \
+	step $(VENV)/bin/python -m pytest -m "root or long" tests; \
+	test -z "$$failed" || { echo "failed: $${failed#; }"; exit 1; }
 
 audit: $(AUDIT_VENV)/.installed
 	$(AUDIT_VENV)/bin/python .ci/audit.py $(AUDIT_FLAGS)

@@ -56,7 +56,7 @@ class Sleeping(gymnasium.Env[NDArray[np.float32], np.int64]):
         return self._obs.copy(), 0.0, False, False, {}
 
 
-DIARY_PACE = "DIARY_PACE"  # names a file: while it is there, a step of Diary-v0 takes 4 ms
+DIARY_PACE = "DIARY_PACE"  # names a file: while it is there, a step of Diary-v0 takes the seconds that it says, or 4 ms
 DIARY_HOLD = ".hold"  # while a directory of that name with this at its end is there, a step says so in it, and waits
 
 
@@ -78,14 +78,23 @@ class Diary(gymnasium.Env[NDArray[np.float32], np.int64]):
         return self._obs(), {}
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        if self._pace and os.path.exists(self._pace):
-            time.sleep(0.004)
+        if pause_s := self._pause_s():
+            time.sleep(pause_s)
             self._wait_within()
         reward = float(diary_reward(self._name[1], self._time))
         self._time += 1
         self._actions = (2 * self._actions + int(action)) % 2**16
         has_ended, terminates = self._time == diary_length(self._name[1]), bool(diary_terminates(self._name[1]))
         return self._obs(), reward, has_ended and terminates, has_ended and not terminates, {}
+
+    def _pause_s(self) -> float:
+        if not self._pace:
+            return 0.0
+        try:
+            with open(self._pace) as file:
+                return float(file.read() or 0.004)
+        except FileNotFoundError:
+            return 0.0
 
     def _wait_within(self) -> None:
         hold = self._pace + DIARY_HOLD

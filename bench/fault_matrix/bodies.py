@@ -45,7 +45,7 @@ def cut_bodies(effort: Effort) -> Seen:
         described, mistaken = _cut_descriptions(relay)
         stride = effort.times(5, 1)
         posted, wrong_posts = _cut_posts(relay, os.path.join(folder, "posted"), stride)
-        settled = wait_until(lambda: _descriptors(server) <= before)
+        settled = wait_until(lambda: _none_above(_descriptors(server), before), 60.0)
         after = _descriptors(server)
         wrong, beyond = twins.wrong, twins.applied_beyond()
         twins.close()
@@ -66,6 +66,10 @@ def cut_bodies(effort: Effort) -> Seen:
 def _descriptors(server: RunningServer) -> tuple[int, int]:
     """Those of the client (and the relay's: two a connection), and those of the server's processes."""
     return descriptors_of([os.getpid()]), descriptors_of([*server.pids(), *worker_pids(server)])
+
+
+def _none_above(now: tuple[int, int], before: tuple[int, int]) -> bool:
+    return all(one <= then for one, then in zip(now, before, strict=True))
 
 
 def _in_pieces(twins: Twins, relay: Relay, steps: int) -> None:

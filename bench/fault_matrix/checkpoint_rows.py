@@ -21,7 +21,7 @@ from bad_disk import try_it
 from counting_env import wrong_transitions
 from matrix import Effort, FaultRow, Seen, Unavailable
 from multiserverrl.train.checkpoint import Checkpoint, load_newest
-from run_process import TrainingRun, limit_files, training
+from run_process import DEADLINE_S, TrainingRun, limit_files, training
 
 UNREACHABLE = ("--stop-at-return", "1e9")
 SOLVED = ("--stop-at-return", "475")
@@ -85,7 +85,7 @@ def _kill_and_solve(tally: _Tally, rng: random.Random, seed: int, backends: list
         with training("--resume", run_dir, "--backend", "numpy", *SOLVED) as run:
             _follow(tally, run, run_dir)
             run.wait_until(lambda: (run_dir / "result.json").exists(), "it is solved")
-            run.process.wait(60.0)
+            run.process.wait(DEADLINE_S)
         tally.runs += 1
         tally.solved += json.loads((run_dir / "result.json").read_text())["solved"]
 
@@ -103,7 +103,10 @@ def _kill_at(
                 _compare(tally, run, before)
         else:
             _follow(tally, run, run_dir)
-            time.sleep(0.0 if moment == AT_DIGEST else rng.uniform(0.0, longest_s))
+            if moment == LATER:
+                begun_with = _newest(run_dir)
+                run.wait_until(lambda: _newest(run_dir) > begun_with, "there is a checkpoint of this part")
+                time.sleep(rng.uniform(0.0, longest_s))
             run.kill()
     tally.kills[moment] += 1
 
@@ -226,7 +229,7 @@ def _run_into_full_screen(run_dir: Path) -> list[str]:
             stdout=full,
             stderr=full,
             check=False,
-            timeout=120,
+            timeout=DEADLINE_S,
         ).returncode
     return [] if code == 0 and (run_dir / "result.json").exists() else [f"into /dev/full: exit code {code}"]
 
@@ -248,7 +251,7 @@ def fill_a_tmpfs(effort: Effort) -> Seen:
         _fill(filler)
         refusal = subprocess.run(
             [sys.executable, "-m", "multiserverrl", "train", "--resume", str(run_dir)],
-            capture_output=True, text=True, check=False, timeout=120,
+            capture_output=True, text=True, check=False, timeout=DEADLINE_S,
         )  # fmt: skip
         if refusal.returncode != 2 or "No space left" not in refusal.stderr or "Traceback" in refusal.stderr:
             problems.append(f"a resume on the full disk: {refusal.returncode} {refusal.stderr[-200:]}")
@@ -257,7 +260,7 @@ def fill_a_tmpfs(effort: Effort) -> Seen:
         with training("--resume", run_dir, *SOLVED) as run:
             _follow(tally, run, run_dir)
             run.wait_until(lambda: (run_dir / "result.json").exists(), "it is solved")
-            run.process.wait(60.0)
+            run.process.wait(DEADLINE_S)
         problems += tally.problems
         leftovers = [str(path) for path in run_dir.rglob(".writing-*")]
         problems += [f"left over: {leftovers}"] if leftovers else []
@@ -273,7 +276,7 @@ def fill_a_tmpfs(effort: Effort) -> Seen:
 def _fill_for_a_time(run: TrainingRun, run_dir: Path, filler: Path) -> list[str]:
     """Every byte that becomes free is taken at once, until the run has said that there is none, and for 4 s more."""
     said = len(run.all("^checkpoints cannot be written: No space left"))
-    until_s, problems = time.monotonic() + 60.0, list[str]()
+    until_s, problems = time.monotonic() + 300.0, list[str]()
     refused_at_s = float("inf")
     while time.monotonic() < min(until_s, refused_at_s + 4.0):
         _fill(filler)

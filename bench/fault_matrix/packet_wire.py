@@ -14,6 +14,7 @@ import heapq
 import os
 import random
 import select
+import shutil
 import struct
 import subprocess
 import threading
@@ -56,6 +57,9 @@ class PacketWire:
         self._waiting: list[tuple[float, int, int, bytes]] = []  # (due, number, device, packet)
 
     def __enter__(self) -> PacketWire:
+        """Raises Unavailable where a machine has no such things, or lends them to nobody."""
+        if shutil.which("ip") is None:
+            raise Unavailable("it needs ip (Debian, Ubuntu: apt install iproute2)")
         with contextlib.ExitStack() as opened:
             self._rooms = {address: _room(opened) for address in (CLIENT, SERVER)}
             ends = [self._device(address, opened) for address in (CLIENT, SERVER)]
@@ -93,7 +97,10 @@ class PacketWire:
 
     def _device(self, address: str, opened: contextlib.ExitStack) -> int:
         with self.inside(address):
-            device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError as error:
+                raise Unavailable(f"no tunnel can be had here: {error}") from None
             opened.callback(os.close, device)
             fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH", b"wire", _IFF_TUN | _IFF_NO_PI))
             for command in (f"addr add {address}/24 dev wire", "link set wire mtu 1500 up", "link set lo up"):

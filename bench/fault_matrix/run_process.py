@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from scene import command_of, descendants_of
 
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0  # tells a run that hangs from a slow machine
 
 
 class TrainingRun:

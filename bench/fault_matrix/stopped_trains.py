@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 import psutil
 
-from matrix import Effort, Seen
+from matrix import Effort, Seen, at_most
 from run_process import TrainingRun, training
 from scene import environment
 
 __all__ = ["stop_trains"]
 
-GONE_WITHIN_S = 10.0
+GONE_WITHIN_S, LEFT_AFTER_S = 10.0, 60.0
 FLAGS = ("CartPole-v1", "--count", 4, "--warmup-steps", 50, "--eval-episodes", 2, "--stop-at-return", 1e9)
 
 
@@ -63,7 +63,8 @@ def stop_trains(effort: Effort) -> Seen:
         f"{len(MANNERS) * times} runs ended by kill -9 of the launcher, SIGTERM, SIGINT, SIGINT twice",
         f"s until all was gone {slowest_s:.1f} at most; processes, ports, shared memory and temporary files left: "
         f"{', '.join(left) or 0}; wrong exit codes: {', '.join(wrong) or 0}",
-        not left and not wrong and slowest_s <= GONE_WITHIN_S,
+        not left and not wrong,
+        (at_most(GONE_WITHIN_S, "s", "all gone", slowest_s),),
     )
 
 
@@ -78,8 +79,8 @@ def _stop(manner: Callable[[TrainingRun], int], folder: pathlib.Path) -> tuple[f
         assert len(pids) > 4 and ports
         began = time.monotonic()
         wanted = manner(run)
-        code = run.process.wait(60)
-        while (remains := _remains(pids, ports)) and time.monotonic() < began + GONE_WITHIN_S:
+        code = run.process.wait(LEFT_AFTER_S)
+        while (remains := _remains(pids, ports)) and time.monotonic() < began + LEFT_AFTER_S:
             time.sleep(0.02)
         took_s = time.monotonic() - began
         remains += [f"/dev/shm/{name}" for name in set(os.listdir("/dev/shm")) - blocks]

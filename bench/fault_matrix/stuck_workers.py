@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from matrix import Effort, Seen
+from matrix import Effort, Seen, at_most
 from multiserverrl.client.vector import VirtualVectorEnv
 from multiserverrl.errors import EnvFault
 from unruly import UNRULY, Seat, health_of, quiet_serving, seated, told_of
 
-_DEADLINE_S, _START_DEADLINE_S = 1.0, 2.0
-_MOST_LATE_S = 1.0
+_DEADLINE_S, _START_DEADLINE_S = 2.0, 4.0  # longer than a machine with too much to do stands still
+_MOST_LATE_S, _HUNG_S = 1.0, 30.0
 _LEAST_LATE_S = -0.1  # what is over before its deadline did not end by it; two processes' clocks are looked at
 
 Struck = Callable[[], int]
@@ -43,7 +43,7 @@ def _stopped_idle(seat: Seat, struck: Struck) -> float:
 
 
 def _stopped_in_step(seat: Seat, struck: Struck) -> float:
-    seat.arm("sleep", sleep_s=0.5)
+    seat.arm("sleep", sleep_s=1.8)
     with _later(0.2, lambda: os.kill(struck(), signal.SIGSTOP)):
         return _late(seat)
 
@@ -94,8 +94,9 @@ def run(effort: Effort) -> Seen:
     late.append(_never_made())
     late.sort()
     seen = f"{late[0]:.2f} to {late[-1]:.2f} s past the deadline, p50 {late[len(late) // 2]:.2f} s"
-    holds = not wrong and late[0] >= _LEAST_LATE_S and late[-1] <= _MOST_LATE_S
-    return Seen(f"{len(late)} times, a deadline of {_DEADLINE_S:g} s", f"{wrong} wrong; {seen}", holds)
+    holds = not wrong and late[0] >= _LEAST_LATE_S and late[-1] < _HUNG_S
+    figures = (at_most(_MOST_LATE_S, "s", "past the deadline", late[-1]),)
+    return Seen(f"{len(late)} times, a deadline of {_DEADLINE_S:g} s", f"{wrong} wrong; {seen}", holds, figures)
 
 
 def _never_made() -> float:

@@ -25,7 +25,7 @@ import numpy as np
 from bench_envs import DIARY_HOLD, DIARY_PACE
 from diary import Reading, read_diary
 from killer import KILLS, Fault, Killer, steps_again
-from matrix import Effort, FaultRow, Seen
+from matrix import Effort, FaultRow, Seen, at_most
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.training import Outcome, train
 from multiserverrl.server.config import ServerConfig
@@ -39,13 +39,14 @@ ENV_ID, COUNT = "bench_envs:Diary-v0", 8
 SESSIONS = {"explorer": 2, "evaluator": 1}  # that each holds, which its next birth needs back
 TIME_TO_LIVE_S = ServerConfig.time_to_live_s
 N_STEP, GAMMA = 4, 0.5
+SLOWLY_S = 0.01  # a step, where few episodes must outlast all faults on a machine where each takes long to heal
 
 
 def kill_roles(effort: Effort) -> Seen:
     """Row 9: each process of a run, again and again."""
     kinds, times = list(KILLS), effort.times(2, 12)
     killer = Killer(plan=kinds * times, pause_s=effort.times(0, 1) + 0.2, apart_s=effort.times(0, 11))
-    with diary_run(killer) as run:
+    with diary_run(killer, effort) as run:
         outcome = run.train(LaunchConfig(ENV_ID, count=COUNT), episodes=effort.times(80, 900))
     reading, logged = run.reading(), run.logged()
     updates_lost = [int(lost) for lost in re.findall(r"updates_lost=(\d+)", logged)]
@@ -62,7 +63,6 @@ def kill_roles(effort: Effort) -> Seen:
         and max(killer.heals_s["explorer"], default=TIME_TO_LIVE_S) < TIME_TO_LIVE_S / 2
         and killer.count() == len(kinds) * times
         and 0 <= steps_lost <= most_lost
-        and worth_s <= 10.0
         and outcome["why"] == "episodes used up"
         and abs(outcome["episodes"] - COUNT * run.episodes) <= steps_lost
         and solved.is_solved
@@ -75,7 +75,12 @@ def kill_roles(effort: Effort) -> Seen:
         f"{taken_over} of {wanted} that were left, no env to spare; left behind {run.left}; "
         f"CartPole-v1 {solved.text}"
     )
-    return Seen(f"{killer.count()} kills in one run, {solved.kills} while CartPole-v1 was learned", what, holds)
+    return Seen(
+        f"{killer.count()} kills in one run, {solved.kills} while CartPole-v1 was learned",
+        what,
+        holds,
+        (at_most(10, "s", "updates lost, worth", worth_s),),
+    )
 
 
 class Solved:
@@ -90,7 +95,7 @@ class Solved:
 
 def solve_meanwhile(effort: Effort) -> Solved:
     """CartPole-v1 with default settings; a run that learns nothing ends by its episodes."""
-    killer = Killer(plan=list(KILLS) * effort.times(1, 3), pause_s=0.1)
+    killer = Killer(plan=list(KILLS) * effort.times(1, 3), pause_s=0.1, begins=lambda status: status.updates > 0)
     with tempfile.TemporaryDirectory() as directory, stderr_to(pathlib.Path(directory) / "log"):
         outcome = train(
             LaunchConfig("CartPole-v1", run_dir=f"{directory}/run"),
@@ -104,7 +109,7 @@ def kill_server(effort: Effort) -> Seen:
     """Row 5: the front of the trainer's env server, then its parent, which somebody starts again."""
     before, outage_s = leftovers(), effort.times(1, 30)
     killer = Killer(plan=[], pause_s=effort.times(0, 5) + 0.5)
-    with diary_run(killer) as run, served_diary(run.pace) as server:
+    with diary_run(killer, effort) as run, served_diary(run.pace) as server:
         server.outages_s = [float(outage_s)] + [2.0] * effort.times(0, 2)
         fronts = [Fault("front", server.kill_front, steps_again)] * effort.times(3, 20)
         killer.plan = [*fronts, *[Fault("parent", server.kill_parent, server.has_come_back)] * len(server.outages_s)]
@@ -119,7 +124,6 @@ def kill_server(effort: Effort) -> Seen:
         and lost == 0
         and not killer.plan
         and outcome["why"] == "episodes used up"
-        and percentile(fronts_s, 0.95) <= 2.0
         and server.survivors == 0
         and server.kills_within == len(fronts_s[::2]) + len(parents_s)
         and not (left or run.left)
@@ -133,16 +137,21 @@ def kill_server(effort: Effort) -> Seen:
         f"of dead servers left {server.survivors}; left behind {left}; {run.grown} descriptors more in the run"
     )
     done = f"{len(fronts_s)} kills of the front, {len(parents_s)} of the parent, in one run"
-    return Seen(f"{done}; {server.kills_within} while an env said that it was within a step", what, holds)
+    return Seen(
+        f"{done}; {server.kills_within} while an env said that it was within a step",
+        what,
+        holds,
+        (at_most(2, "s", "front: first new step p95", percentile(fronts_s, 0.95)),),
+    )
 
 
 class DiaryRun:
     """A run on Diary-v0 in this process, and what it leaves."""
 
-    def __init__(self, killer: Killer, directory: pathlib.Path) -> None:
+    def __init__(self, killer: Killer, directory: pathlib.Path, pause_s: float | None) -> None:
         self.episodes, self.grown, self.left = 0, 0, leftovers()
         self._killer, self._directory, self.pace = killer, directory, directory / "pace"
-        self.pace.touch()
+        self.pace.write_text(str(pause_s or ""))
         self._killer.at_end = self._speed_up
         self._held = 0
         begins = killer.begins
@@ -184,15 +193,16 @@ class DiaryRun:
         return self._held
 
     def _speed_up(self) -> None:
+        wait_until(lambda: descriptors_of("entries:") <= self._held)  # connections that are made just now
         self.grown = descriptors_of("entries:") - self._held
         self.pace.unlink()
 
 
 @contextmanager
-def diary_run(killer: Killer) -> Iterator[DiaryRun]:
+def diary_run(killer: Killer, effort: Effort) -> Iterator[DiaryRun]:
     """A directory for a run, read when it has ended."""
     with tempfile.TemporaryDirectory() as directory:
-        run = DiaryRun(killer, pathlib.Path(directory))
+        run = DiaryRun(killer, pathlib.Path(directory), None if effort.is_whole else SLOWLY_S)
         yield run
         run.keep()
 
@@ -287,7 +297,8 @@ class ServedDiary:
         return True
 
     def _note_survivors(self) -> None:
-        """Those of a dead server that have not ended by the next fault."""
+        """Those of a dead server that do not end."""
+        wait_until(lambda: not any(map(command_of, self._dying)))
         self.survivors += sum(bool(command_of(pid)) for pid in self._dying)
         self._dying = []
 

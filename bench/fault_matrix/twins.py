@@ -70,7 +70,7 @@ def descriptors_of(pids: Iterable[int]) -> int:
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
 
 
-def wait_until(is_so: Callable[[], bool], timeout_s: float = 10.0) -> bool:
+def wait_until(is_so: Callable[[], bool], timeout_s: float = 60.0) -> bool:
     """Look again and again; whether it became so in time."""
     until = time.monotonic() + timeout_s
     while not (found := is_so()) and time.monotonic() < until:

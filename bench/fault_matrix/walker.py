@@ -56,7 +56,7 @@ class Walker:
             raise RuntimeError("the walker did not begin")
 
     def end(self) -> None:
-        told, _ = self._process.communicate(timeout=60)
+        told, _ = self._process.communicate(timeout=300)
         found = json.loads(told)
         self.steps, self._digest, self.marks = found["steps"], found["digest"], found["marks"]
 

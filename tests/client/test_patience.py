@@ -36,7 +36,7 @@ def test_a_process_that_says_nothing_is_waited_for_to_the_end(pair: tuple[socket
     reader, began = Reader(pair[0], 1.3), time.monotonic()
     with pytest.raises(TimeoutError, match=r"nothing came for 1\.3 s"):
         reader.read(1)
-    assert 1.2 < time.monotonic() - began < 5.0
+    assert 1.2 < time.monotonic() - began < 20
 
 
 def test_what_comes_after_several_looks_is_read(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from multiserverrl.errors import ServerFull
+from multiserverrl.errors import ConfigError, ServerFull
 from multiserverrl.processes import Child
 from multiserverrl.server import pool as pools
 from multiserverrl.server.commands import DropShard, StepShard, pack
@@ -72,6 +72,21 @@ def test_a_worker_whose_answer_waits_for_a_front_that_stood_still_is_not_late() 
         pool.look_after(asyncio.get_running_loop().time())
         assert not worker.failure_cause
         await asyncio.wait_for(answered, 20)
+        await pool.close()
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_is_too_large_without_envs_is_refused_and_not_killed_while_it_starts() -> None:
+    async def run() -> None:
+        pool = WorkerPool(1, start_deadline_s=20.0, max_mb=1)
+        await pool.start()
+        (worker,) = pool.workers
+        await worker.call(pack(DropShard(7)), 20.0)  # it is up
+        pool.look_after(asyncio.get_running_loop().time())
+        assert not worker.failure_cause
+        with pytest.raises(ConfigError, match=r"--max-worker-mb 1: an env worker takes \d+ MB before it has any env"):
+            await pool.check_bare_size()
         await pool.close()
 
     asyncio.run(run())

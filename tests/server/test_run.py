@@ -128,7 +128,7 @@ def test_a_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:
         wait_until(lambda: not _takes_sessions(server.url), "it stops")
         os.kill(server.process.pid, signal.SIGTERM)
         assert server.ended() == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         assert_nothing_left(server.all_pids(), server.url)
         env._remote.link._drop()
 

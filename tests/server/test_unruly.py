@@ -126,7 +126,7 @@ def test_a_worker_in_a_mess_goes_on_makes_new_envs_and_ends(tmp_path: Path, monk
         assert worker_pids(server) == pids
         began = time.monotonic()
         server.stop()
-        assert time.monotonic() - began < 5 and not Path(f"/proc/{pids[0]}").exists()
+        assert time.monotonic() - began < 20 and not Path(f"/proc/{pids[0]}").exists()
         for one in (env, again):
             one.close()
 

@@ -163,7 +163,7 @@ def test_a_stream_that_never_asks_for_a_session_is_closed(server: RunningServer,
         began = time.monotonic()
         stream.socket.sendall(sent)
         assert stream.close_code() == 4004
-        assert 0.4 < time.monotonic() - began < 3
+        assert time.monotonic() - began > 0.4
 
 
 def test_a_stream_that_was_refused_has_as_long_again_and_one_with_a_session_as_long_as_it_likes(
@@ -183,7 +183,7 @@ def test_a_stream_whose_session_was_closed_is_not_kept(server: RunningServer, is
         assert isinstance(stream.ask(Close(0, 5)), Closed)
         assert isinstance(stream.ask(Close(0, 5)), Closed)  # there is time for a repeat
         assert stream.close_code() == 4004
-        assert 0.4 < time.monotonic() - began < 3
+        assert time.monotonic() - began > 0.4
 
 
 @pytest.mark.parametrize("coding", ["zstd", "crc32"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import tracemalloc
@@ -14,6 +15,8 @@ import pytest
 from bad_disk import try_it
 from multiserverrl.errors import CheckpointError
 from multiserverrl.observe.disk import Disk
+from multiserverrl.train import checkpoint
+from multiserverrl.train.arraysfile import read_arrays
 from multiserverrl.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 
 
@@ -111,6 +114,23 @@ def test_one_that_is_passed_over_is_named_with_the_reason(tmp_path: Path, logged
     (line,) = logged
     assert line.startswith(f"checkpoint_passed_over path={broken} why=")
     assert "bytes" in line
+
+
+def test_a_reader_that_the_writer_overtakes_finds_what_is_there_now_and_passes_over_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
+    numbers = iter(range(3, 9))
+    for number in (1, 2):
+        save_checkpoint(tmp_path, numbered(number))
+
+    def overtaken(path: Path) -> dict[str, object]:
+        for number in itertools.islice(numbers, 3):
+            save_checkpoint(tmp_path, numbered(number))
+        return read_arrays(path)
+
+    monkeypatch.setattr(checkpoint, "read_arrays", overtaken)
+    assert number_of(load_newest(tmp_path)) == 8
+    assert logged == []
 
 
 def test_an_old_one_is_removed_only_after_the_new_one_was_read_again_from_the_disk(tmp_path: Path) -> None:

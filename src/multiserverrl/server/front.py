@@ -92,7 +92,7 @@ async def serve_front(
     try:
         try:
             await pool.start()
-            pool.check_size()
+            await pool.check_bare_size()
             await sessions.learn_envs()
             pool.check_size()
         except MultiServerRLError as error:

@@ -61,6 +61,7 @@ class WorkerPool:
         self, num_workers: int, *, start_deadline_s: float, max_mb: int | None = None, start: StartWorker | None = None
     ) -> None:
         self._start_deadline_s, self._max_mb = start_deadline_s, max_mb
+        self._keeps_size = False  # from when they are known to be small enough without envs
         self.workers = [Worker(index, self._died, start) for index in range(num_workers)]
         self.restarts = 0
         self._records = [_Record(worker) for worker in self.workers]
@@ -80,6 +81,14 @@ class WorkerPool:
         reply = await worker.ask(Probe(env_id, render_mode, arguments), self._start_deadline_s)
         assert isinstance(reply, Probed)
         return reply.env
+
+    async def check_bare_size(self) -> None:
+        """ConfigError where a worker is past --max-worker-mb before it has any env; from here on it is kept."""
+        if self._max_mb is not None:
+            for worker in self.workers:
+                await worker.wait_up(self._start_deadline_s)
+            self.check_size()
+            self._keeps_size = True
 
     def check_size(self) -> None:
         """ConfigError where a worker is past --max-worker-mb before it has any env of a client's."""
@@ -166,7 +175,7 @@ class WorkerPool:
                 worker.hang_up()
             worker.knock()
             self._look_at_deadline(worker, now)
-            if self._max_mb is not None:
+            if self._max_mb is not None and self._keeps_size:
                 self._look_at_size(worker, self._max_mb, now)
 
     def _look_at_deadline(self, worker: Worker, now: float) -> None:

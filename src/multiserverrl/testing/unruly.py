@@ -26,7 +26,7 @@ _MB = 1_000_000
 class Unruly(Scripted):
     """As `Scripted`, with more options for `how`:
 
-    "segfault"; "say_exit" (a last line on stderr, then os._exit(3)); "hog" (memory until it is killed, 1 GB at
+    "segfault"; "say_exit" (a last line on stderr, then os._exit(3)); "hog" (1 GB of memory, 30 s at
     most); "leave" (sys.exit); "flood" (`mb` megabytes on `stream`, "stdout" or "stderr"); "mess" (changes folder,
     signal handlers and umask, closes stdin and stdout, starts a thread that never ends); "mute" (an error whose
     message cannot be had); "long" (an error of a megabyte); "spin_reset" (never returns from the reset after
@@ -75,6 +75,7 @@ def _hog() -> None:
     for _ in range(64):
         held.append(bytearray(b"x" * (16 * _MB)))
         time.sleep(0.02)
+    time.sleep(30.0)  # it is to be killed meanwhile
 
 
 def _leave() -> None:

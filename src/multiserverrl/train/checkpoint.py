@@ -77,19 +77,21 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, disk: Disk = DISK) 
 
 
 def load_newest(directory: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None when there are none.
+    """The newest checkpoint that is whole; None when there are none. A writer may be at work meanwhile.
 
     Newer ones that are broken are named in the log. CheckpointError when all are.
     """
-    broken = []
-    for _, path in reversed(_numbered(directory)):
-        try:
-            return _load(path)
-        except _BROKEN as error:
-            broken.append(f"{path}: {error}")
-            log("checkpoint_passed_over", level=logging.WARNING, path=path, why=error)
-    if broken:
-        raise CheckpointError("no checkpoint can be read:\n" + "\n".join(f"  {line}" for line in broken))
+    while there := _numbered(directory):
+        broken = []
+        for _, path in reversed(there):
+            try:
+                return _load(path)
+            except _BROKEN as error:
+                broken.append(f"{path}: {error}")
+                if path.exists():
+                    log("checkpoint_passed_over", level=logging.WARNING, path=path, why=error)
+        if there == _numbered(directory):  # otherwise newer ones were saved, and these removed while they were read
+            raise CheckpointError("no checkpoint can be read:\n" + "\n".join(f"  {line}" for line in broken))
     return None
 
 
