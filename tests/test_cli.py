@@ -79,6 +79,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "--speed=9"], "multiserverrl train: error: unrecognized arguments: --speed=9"),
         (["train", "--explorers", "0"], "--explorers is 0: it must be at least 1"),
         (["train", "--gamma", "1.5"], "--gamma is 1.5: it must lie between 0 and 1"),
+        (["train", "--config", "absent.toml"], "--config absent.toml cannot be read: No such file or directory"),
         (["train", "--run-dir", "a", "--resume", "b"], "--run-dir is for a new run"),
         (["train", "--host", "http://a"], "--host is a name or an address alone"),
         (["train", "--host", "a:1800"], "--host is a name or an address alone"),
@@ -112,6 +113,13 @@ def test_a_token_on_the_command_line_is_not_repeated_and_its_place_is_named(
 ) -> None:
     told = refusal(capsys, *arguments)
     assert named in told and "hush" not in told
+
+
+def test_a_config_file_is_refused_by_its_name_and_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("learning_rat = 0.1")
+    told = f"{file}: 'learning_rat' is no setting of train; did you mean learning_rate?"
+    assert told in refusal(capsys, "train", "--config", str(file))
 
 
 def test_asking_for_more_envs_than_there_are_names_both_numbers(capsys: pytest.CaptureFixture[str], url: str) -> None:

@@ -19,13 +19,14 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 PACKAGE = "multiserverrl"
 NAME_IN_A_STRING = re.compile(rf"{PACKAGE}(\.\w+)+(:\w+)?")
 
-BASE = {"errors", "settings", "processes"}
+BASE = {"errors", "settings", "settingsfile", "processes"}
 LOW = {"wire", "memory", "observe"}
 MIDDLE = {"server", "client", "train", "dashboard"}
 
 MAY_KNOW: dict[str, set[str]] = {
     "errors": set(),
     "settings": {"errors"},
+    "settingsfile": {"errors"},
     "processes": {"errors"},
     "wire": BASE,
     "memory": BASE,

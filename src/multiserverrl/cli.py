@@ -15,7 +15,7 @@ from typing import Any
 from multiserverrl.errors import ConfigError, MisuseError, MultiServerRLError
 from multiserverrl.launch.config import DEFAULT_ENV_ID, LaunchConfig
 from multiserverrl.server.config import ServerConfig
-from multiserverrl.settings import add_flags, from_flags, settings_of
+from multiserverrl.settings import add_flags, given_flags
 from multiserverrl.train.config import TrainConfig
 
 __all__ = ["main"]
@@ -107,6 +107,7 @@ def _add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train on served environments", description=text, allow_abbrev=False)
     text = f"{ENV_ID_HELP} (default {DEFAULT_ENV_ID}; with --host or --port the one that is served)"
     train.add_argument("env_id", nargs="?", metavar="ENV_ID", help=text)
+    train.add_argument("--config", metavar="FILE", help="TOML file with these settings and env_id; flags win")
     add_flags(train.add_argument_group("where the environments are, where the run is kept"), LaunchConfig)
     add_flags(train.add_argument_group("how to train"), TrainConfig)
     train.set_defaults(command=_train, parser=train)
@@ -118,7 +119,7 @@ def _add_eval(commands: Any) -> None:
     evaluation.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="directory of the run")
     evaluation.add_argument("--episodes", type=int, default=100, help="episodes to play (default 100)")
     evaluation.add_argument("--json", action="store_true", help="print one JSON object")
-    add_flags(evaluation, LaunchConfig, skip=("servers", "count", "run_dir", "resume"))
+    add_flags(evaluation, LaunchConfig, skip=("servers", "count", "run_dir", "resume", "recipe"))
     evaluation.set_defaults(command=_eval, parser=evaluation)
 
 
@@ -145,7 +146,7 @@ def _serve(namespace: argparse.Namespace) -> int:
     from multiserverrl.server.run import serve
 
     settings = {} if namespace.config is None else read_config_file(namespace.config)
-    settings.update(_given(ServerConfig, namespace))
+    settings.update(given_flags(ServerConfig, namespace))
     if namespace.env_ids:
         settings["env_ids"] = tuple(namespace.env_ids)
     if namespace.env_args:
@@ -156,13 +157,18 @@ def _serve(namespace: argparse.Namespace) -> int:
 
 
 def _train(namespace: argparse.Namespace) -> int:
-    launch, config = _train_settings(namespace)
+    from multiserverrl.launch.asked import asked_settings
+
+    flags = {**given_flags(LaunchConfig, namespace), **given_flags(TrainConfig, namespace)}
+    if namespace.env_id is not None:
+        flags["env_id"] = namespace.env_id
+    asked = asked_settings(flags, namespace.config)
     _require_train_extra()
     from multiserverrl.launch.progress import progress_for
     from multiserverrl.launch.training import train
 
     _log_warnings()
-    return train(launch, config, progress_for()).exit_code
+    return train(asked.launch, asked.train, progress_for(), asked.recipe).exit_code
 
 
 def _eval(namespace: argparse.Namespace) -> int:
@@ -170,7 +176,7 @@ def _eval(namespace: argparse.Namespace) -> int:
     from multiserverrl.launch.evaluating import evaluate
 
     _log_warnings()
-    score = evaluate(namespace.run_dir, LaunchConfig(**_given(LaunchConfig, namespace)), namespace.episodes)
+    score = evaluate(namespace.run_dir, LaunchConfig(**given_flags(LaunchConfig, namespace)), namespace.episodes)
     if namespace.json:
         print(json.dumps(dataclasses.asdict(score)))
     else:
@@ -194,28 +200,6 @@ def _text_of(flag: str, path: str) -> str:
         return Path(path).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{flag} {path} cannot be read: {error}") from error
-
-
-def _train_settings(namespace: argparse.Namespace) -> tuple[LaunchConfig, TrainConfig]:
-    """Settings from the flags; with --resume from the run, and the flags that are given win."""
-    env_id: str | None = namespace.env_id
-    asked = from_flags(LaunchConfig, namespace, env_id=env_id), from_flags(TrainConfig, namespace)
-    path = asked[0].resume
-    if path is None:
-        return asked
-    from multiserverrl.launch.records import resumed_settings
-
-    launch, config = resumed_settings(Path(path))
-    if env_id not in (None, launch.env_id):
-        raise ConfigError(f"--resume {path} goes on with {launch.env_id}, not {env_id}")
-    return (
-        dataclasses.replace(launch, **_given(LaunchConfig, namespace)),
-        dataclasses.replace(config, **_given(TrainConfig, namespace)),
-    )
-
-
-def _given(config: type[Any], namespace: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(namespace, name) for name, *_ in settings_of(config) if hasattr(namespace, name)}
 
 
 def _log_warnings() -> None:

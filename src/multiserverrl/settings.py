@@ -16,7 +16,7 @@ import types
 import typing
 from typing import Any, TypeVar
 
-__all__ = ["add_flags", "flag_name", "from_flags", "setting", "settings_of"]
+__all__ = ["add_flags", "flag_name", "from_flags", "given_flags", "setting", "settings_of"]
 
 Config = TypeVar("Config")
 
@@ -60,8 +60,12 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Any], *, skip: tuple
 
 def from_flags(config: type[Config], namespace: argparse.Namespace, **values: Any) -> Config:
     """The dataclass from the flags that were given; `values` win over flags."""
-    given = {name: getattr(namespace, name) for name, *_ in settings_of(config) if hasattr(namespace, name)}
-    return config(**{**given, **values})
+    return config(**{**given_flags(config, namespace), **values})
+
+
+def given_flags(config: type[Any], namespace: argparse.Namespace) -> dict[str, Any]:
+    """The values of those flags that were given, by field name."""
+    return {name: getattr(namespace, name) for name, *_ in settings_of(config) if hasattr(namespace, name)}
 
 
 def _help_text(text: str, unit: str, default: Any) -> str:

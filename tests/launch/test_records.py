@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from multiserverrl.errors import CheckpointError, ConfigError
+from multiserverrl.launch.asked import asked_settings
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.places import Place
 from multiserverrl.launch.records import EarlierRun, begin_run, resumed_settings
@@ -31,6 +33,13 @@ def test_settings_come_back_with_what_only_the_servers_could_tell(tmp_path: Path
     launch, config = resumed_settings(tmp_path / "run")
     assert launch == LaunchConfig("CartPole-v1", host="a", port=1, servers=2, count=12)
     assert config == TrainConfig(seed=3)
+
+
+def test_config_toml_says_the_same_and_begins_the_same_run_again(tmp_path: Path) -> None:
+    begun(tmp_path / "run")
+    again = asked_settings({}, str(tmp_path / "run" / "config.toml"))
+    launch, config = resumed_settings(tmp_path / "run")
+    assert (replace(again.launch, recipe=True), again.train, again.recipe) == (launch, config, "")
 
 
 def test_what_the_earlier_part_held_is_claimed_on_each_server(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ class LaunchConfig:
     )
     run_dir: str | None = setting(None, "directory of this run (default runs/ENV-TIME-SEED)", metavar="DIR")
     resume: str | None = setting(None, "go on with the run in this directory", metavar="RUN_DIR")
+    recipe: bool = setting(True, "begin from the settings that are known to work for the algorithm and ENV_ID")
     is_local: bool = False  # envs in the explorers themselves, without any server: for tests
 
     def __post_init__(self) -> None:

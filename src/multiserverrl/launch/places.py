@@ -19,7 +19,7 @@ from multiserverrl.launch.config import DEFAULT_COUNT, DEFAULT_ENV_ID, LaunchCon
 from multiserverrl.launch.seats import MOST_EVALUATION_ENVS, Offer
 from multiserverrl.train.task import Task, task_of
 
-__all__ = ["Place", "open_place"]
+__all__ = ["Place", "open_place", "served_env_id"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,15 @@ def open_place(launch: LaunchConfig, evaluation_envs: int, claims: Mapping[str, 
             yield place
     else:
         yield _served(launch.urls, launch.env_id, launch.count, claims or {}, launch.trust)
+
+
+def served_env_id(launch: LaunchConfig) -> str:
+    """The env that the first of these servers would be asked for; the errors of `open_place` where there is none."""
+    from multiserverrl.client.api import describe
+
+    url = launch.urls[0]
+    served = [env.env_id for env in describe(url, trust=launch.trust).envs]
+    return _choice(url, served, launch.env_id)
 
 
 def _local(launch: LaunchConfig) -> Place:

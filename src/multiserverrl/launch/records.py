@@ -14,13 +14,14 @@ from typing import Any
 import msgspec
 
 from multiserverrl.errors import CheckpointError, ConfigError
+from multiserverrl.launch.asked import config_text
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.places import Place
 from multiserverrl.launch.seats import Seats
 from multiserverrl.observe.rundir import RunDir, default_path
 from multiserverrl.train.config import TrainConfig, config_from_json
 
-__all__ = ["EarlierRun", "begin_run", "resumed_settings"]
+__all__ = ["EarlierRun", "begin_run", "effective", "resumed_settings"]
 
 
 class _Record(msgspec.Struct):
@@ -65,21 +66,25 @@ def begin_run(
     launch: LaunchConfig, config: TrainConfig, place: Place, seats: Seats, earlier: EarlierRun | None
 ) -> tuple[RunDir, str]:
     """The run's directory, with its effective settings written down, and its owner key."""
-    count = place.count or sum(offer.free for offer in place.offers)
+    settled = effective(launch, place)
     record = {
         "env_id": place.env_id,
-        "launch": dataclasses.asdict(
-            dataclasses.replace(launch, env_id=place.env_id, count=count, run_dir=None, resume=None)
-        ),
+        "launch": dataclasses.asdict(settled),
         "train": dataclasses.asdict(config),
         "seats": msgspec.to_builtins(seats),
         "owner": earlier.owner if earlier else secrets.token_hex(16),
     }
     if earlier:
-        earlier.run_dir.begin_again(record)
+        earlier.run_dir.begin_again(record, config_text(settled, config))
         return earlier.run_dir, earlier.owner
     path = Path(launch.run_dir) if launch.run_dir else default_path(place.env_id, config.seed, time.time())
-    return RunDir.create(path, record), str(record["owner"])
+    return RunDir.create(path, record, config_text(settled, config)), str(record["owner"])
+
+
+def effective(launch: LaunchConfig, place: Place) -> LaunchConfig:
+    """With what only the envs could tell, and without what is of one start alone."""
+    count = place.count or sum(offer.free for offer in place.offers)
+    return dataclasses.replace(launch, env_id=place.env_id, count=count, run_dir=None, resume=None)
 
 
 def resumed_settings(path: Path) -> tuple[LaunchConfig, TrainConfig]:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from multiserverrl.errors import CheckpointError, ConfigError, PeerError, RunError
+from multiserverrl.launch.asked import differences
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.local import INTERRUPTED, SOLVED, USED_UP, Ending, LocalRun
 from multiserverrl.launch.places import Place, open_place
 from multiserverrl.launch.progress import Progress
-from multiserverrl.launch.records import EarlierRun, begin_run
+from multiserverrl.launch.records import EarlierRun, begin_run, effective
 from multiserverrl.launch.roles import RunPlan
 from multiserverrl.launch.seats import take_seats
 from multiserverrl.launch.signals import Interrupts, interrupts
@@ -43,8 +44,8 @@ class Outcome:
         return 128 + self.signum if self.signum else 0
 
 
-def train(launch: LaunchConfig, config: TrainConfig, progress: Progress) -> Outcome:
-    """Train until solved, used up or interrupted; call it from the main thread.
+def train(launch: LaunchConfig, config: TrainConfig, progress: Progress, recipe: str = "") -> Outcome:
+    """Train until solved, used up or interrupted; call it from the main thread. `recipe`: what the settings began from.
 
     Raises ConfigError before anything is started, RunError when the run cannot go on (its last
     checkpoint is in the run directory). No process and no shared memory is left in any case.
@@ -66,6 +67,7 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress) -> Outc
             config = dataclasses.replace(config, eval_every_s=max(config.eval_every_s, BORROW_EVERY_S))
         plan = RunPlan(place.env_id, config, place.task, seats, str(run_dir.path), owner, launch.trust)
         _introduce(progress, plan)
+        _tell_settings(progress, effective(launch, place), config, recipe, run_dir.path)
         return _run(plan, place, caught, progress, run_dir)
 
 
@@ -106,6 +108,11 @@ def _introduce(progress: Progress, plan: RunPlan) -> None:
     if plan.config.stop_at_return is None:
         end = "until stopped" if plan.config.episodes is None else "until its episodes are used up"
         progress.say(f"{plan.env_id} has no reward threshold: training {end} (--stop-at-return sets one)")
+
+
+def _tell_settings(progress: Progress, launch: LaunchConfig, config: TrainConfig, recipe: str, path: Path) -> None:
+    begun = f"recipe {recipe}; " if recipe else ""
+    progress.say(f"settings: {begun}{differences(launch, config)}; all of them: {path / 'config.toml'}")
 
 
 def _result(ending: Ending, plan: RunPlan) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """A training run's directory: what it was asked to do, how far it came, how it ended.
 
-    config.json     versions and effective settings, written at the start and at each resume
+    config.json     versions, the git state and effective settings, written at the start and at each resume
+    config.toml     the same settings, as `train --config` reads them
     checkpoints/    written by the learner
     metrics.jsonl   one line about every second
+    evaluations.jsonl   one line an evaluation
     policy.safetensors   the best weights that were evaluated; those that passed, once some have
     result.json     written last, whole or not at all
 
@@ -27,7 +29,7 @@ from multiserverrl.observe.log import log
 
 __all__ = ["RunDir", "default_path", "versions"]
 
-_LOCK = "run.lock"
+_LOCK, _SETTINGS = "run.lock", "config.toml"
 _PACKAGES = ("multiserverrl", "gymnasium", "numpy", "torch", "safetensors", "msgspec", "uvicorn", "websockets")
 
 
@@ -40,11 +42,15 @@ class RunDir:
         self._before: dict[str, bytes] = {}
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
+        self.evaluations = path / "evaluations.jsonl"
         self.policy = path / "policy.safetensors"
 
     @classmethod
-    def create(cls, path: Path, config: dict[str, Any]) -> RunDir:
-        """A new run; ConfigError when the directory holds anything already, or cannot be written to."""
+    def create(cls, path: Path, config: dict[str, Any], settings: str = "") -> RunDir:
+        """A new run, with config.json and the text of config.toml.
+
+        ConfigError when the directory holds anything already, or cannot be written to.
+        """
         if (path / "config.json").exists():
             raise ConfigError(f"--run-dir {path} holds a run already: go on by --resume {path}, or name another")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -53,10 +59,14 @@ class RunDir:
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             run._lock_fd = _lock(path)
-            run._write_config(config)
+            run._write_config(config, settings)
         except OSError as error:
             run.close()
-            for made in (path / "checkpoints", path / _LOCK):  # nothing else is in it: it may be named again
+            for made in (
+                path / "checkpoints",
+                path / _LOCK,
+                path / _SETTINGS,
+            ):  # nothing else is in it: it may be named again
                 discard(made)
             raise ConfigError(f"--run-dir {path} cannot be written to: {error.strerror}") from error
         return run
@@ -97,15 +107,15 @@ class RunDir:
         """Write result.json: the run has ended. OSError when that cannot be written."""
         replace_file(self.path / "result.json", [_json(result)])
 
-    def begin_again(self, config: dict[str, Any]) -> None:
+    def begin_again(self, config: dict[str, Any], settings: str = "") -> None:
         """A resumed run has not ended, and may have other settings. ConfigError when they cannot be written."""
         try:
             self._before = {
                 path.name: path.read_bytes()
-                for path in (self.path / "result.json", self.path / "config.json")
+                for path in (self.path / "result.json", self.path / _SETTINGS, self.path / "config.json")
                 if path.exists()
             }
-            self._write_config(config)
+            self._write_config(config, settings)
             (self.path / "result.json").unlink(missing_ok=True)
         except OSError as error:
             raise ConfigError(f"--resume {self.path} cannot be written to: {error.strerror}") from error
@@ -118,7 +128,9 @@ class RunDir:
             except OSError as error:
                 log("not_written", level=logging.WARNING, what=name, why=error.strerror)
 
-    def _write_config(self, config: dict[str, Any]) -> None:
+    def _write_config(self, config: dict[str, Any], settings: str) -> None:
+        """config.json last: it is what makes a directory a run's."""
+        replace_file(self.path / _SETTINGS, [settings.encode("utf-8", "replace")])
         replace_file(self.path / "config.json", [_json({"versions": versions(), **config})])
 
     def close(self) -> None:

@@ -12,11 +12,8 @@ A file has the names of docs/settings.md, `env_ids`, and a [[wrapper]] table for
 
 from __future__ import annotations
 
-import difflib
 import json
-import tomllib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,6 +21,7 @@ import msgspec
 from multiserverrl.errors import ConfigError
 from multiserverrl.server.config import ServerConfig, WrapperConfig
 from multiserverrl.settings import settings_of
+from multiserverrl.settingsfile import read_settings
 
 __all__ = ["env_arguments_of", "read_config_file", "wrappers_of"]
 
@@ -36,15 +34,7 @@ def read_config_file(path: str) -> dict[str, Any]:
         "env_arguments": dict[str, Any],
     }
     kinds.update({name: kind for name, kind, *_ in settings_of(ServerConfig)})
-    found: dict[str, Any] = {}
-    for key, value in _parsed(path).items():
-        name = key.replace("-", "_")
-        if name not in kinds:
-            raise ConfigError(f"{path}: {key!r} is no setting of serve{_hint(name, list(kinds))}")
-        try:
-            found[name] = msgspec.convert(value, kinds[name])
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"{path}: {key}: {error}") from error
+    found = read_settings(path, kinds, "serve")
     if "wrapper" in found:
         found["wrappers"] = tuple(_wrapper(path, table) for table in found.pop("wrapper"))
     return found
@@ -78,15 +68,6 @@ def _argument(flag: str, text: str) -> tuple[str, Any]:
     return key, _value(value)
 
 
-def _parsed(path: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--config {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path} is not TOML: {error}") from error
-
-
 def _wrapper(path: str, table: dict[str, Any]) -> WrapperConfig:
     unknown = [key for key in table if key not in ("name", "arguments")]
     if unknown:
@@ -95,11 +76,6 @@ def _wrapper(path: str, table: dict[str, Any]) -> WrapperConfig:
         return msgspec.convert(table, WrapperConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: [[wrapper]]: {error}") from error
-
-
-def _hint(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _value(text: str) -> Any:

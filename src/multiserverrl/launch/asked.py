@@ -1,0 +1,116 @@
+"""What `train` is asked to do: defaults, recipe, config file and flags, in this order, become one pair of settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from multiserverrl.errors import ConfigError
+from multiserverrl.launch.config import DEFAULT_ENV_ID, LaunchConfig
+from multiserverrl.settings import flag_name, settings_of
+from multiserverrl.settingsfile import read_settings, settings_text
+from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.recipes import Recipe, recipe_for
+
+__all__ = ["Asked", "asked_settings", "config_text", "differences"]
+
+_HEAD = "# The effective settings of this run; `multiserverrl train --config FILE` reads them.\n"
+_NO_RECIPE = Recipe("", {})
+_KEPT_APART = ("env_id", "recipe", "run_dir", "resume")  # told of in words, or of one start alone
+
+
+class Asked(NamedTuple):
+    """`recipe` names the one that the settings began from; empty for none."""
+
+    launch: LaunchConfig
+    train: TrainConfig
+    recipe: str = ""
+
+
+def asked_settings(flags: Mapping[str, Any], file: str | None = None) -> Asked:
+    """Settings from flags (field → value, only those given; `env_id` among them) and a TOML file; flags win.
+
+    They stand above the recipe of the algorithm and env, and that above the defaults. With `resume` they stand above
+    the settings of the run that is gone on with, and no recipe counts. ConfigError names what is wrong, and its file.
+    """
+    in_file = {} if file is None else read_settings(file, _kinds(), "train")
+    given = {**in_file, **flags}
+    with _naming(file, in_file.keys() - flags.keys()):
+        if given.get("resume") is not None:
+            return _resumed(given)
+        launch = LaunchConfig(**_of(LaunchConfig, given))
+        recipe = _recipe(launch, given.get("algorithm", TrainConfig.algorithm)) if launch.recipe else _NO_RECIPE
+        if launch.is_embedded and launch.count is None:
+            launch = dataclasses.replace(launch, count=recipe.settings.get("count"))
+        return Asked(
+            launch, TrainConfig(**{**_of(TrainConfig, recipe.settings), **_of(TrainConfig, given)}), recipe.name
+        )
+
+
+def config_text(launch: LaunchConfig, train: TrainConfig) -> str:
+    """All settings of a run as TOML that `asked_settings` reads; a recipe is in them already, and counts no more."""
+    values = {**_values(dataclasses.replace(launch, recipe=False)), **_values(train)}
+    return _HEAD + settings_text(values)
+
+
+def differences(launch: LaunchConfig, train: TrainConfig) -> str:
+    """The settings that are not the defaults, for people: "count 64, hidden 16"."""
+    standard = {**_values(LaunchConfig()), **_values(TrainConfig())}
+    values = {**_values(launch), **_values(train)}
+    return ", ".join(
+        f"{name} {value}" for name, value in values.items() if name not in _KEPT_APART and value != standard[name]
+    )
+
+
+def _kinds() -> dict[str, Any]:
+    """Every key that a file may have, and its type."""
+    return {
+        "env_id": str,
+        **{name: kind for config in (LaunchConfig, TrainConfig) for name, kind, *_ in settings_of(config)},
+    }
+
+
+def _of(config: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those values that are fields of this dataclass."""
+    names = {field.name for field in dataclasses.fields(config)}
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _values(config: LaunchConfig | TrainConfig) -> dict[str, Any]:
+    """What a file may say of it."""
+    return {name: getattr(config, name) for name in _kinds() if hasattr(config, name)}
+
+
+def _recipe(launch: LaunchConfig, algorithm: str) -> Recipe:
+    """Servers that run already are asked which env they serve, when nobody said it."""
+    from multiserverrl.launch.places import served_env_id
+
+    if launch.env_id is not None or launch.is_embedded:
+        return recipe_for(algorithm, launch.env_id or DEFAULT_ENV_ID)
+    return recipe_for(algorithm, served_env_id(launch))
+
+
+def _resumed(given: dict[str, Any]) -> Asked:
+    from multiserverrl.launch.records import resumed_settings
+
+    launch, train = resumed_settings(Path(given["resume"]))
+    if given.get("env_id") not in (None, launch.env_id):
+        raise ConfigError(f"--resume {given['resume']} goes on with {launch.env_id}, not {given['env_id']}")
+    return Asked(
+        dataclasses.replace(launch, **_of(LaunchConfig, {**given, "env_id": launch.env_id})),
+        dataclasses.replace(train, **_of(TrainConfig, given)),
+    )
+
+
+@contextmanager
+def _naming(file: str | None, names: Collection[str]) -> Iterator[None]:
+    """A value that cannot work is refused by its flag; here also by the file, when it stands there."""
+    try:
+        yield
+    except ConfigError as error:
+        if str(error).partition(" ")[0] in map(flag_name, names):
+            raise ConfigError(f"{file}: {error}") from error
+        raise

@@ -1,0 +1,32 @@
+"""Settings that are known to work for an algorithm, or for an algorithm on one env: what a run begins from.
+
+They stand above the dataclass's defaults and below the config file and the flags. `count` is the number of envs of an
+embedded server, all else fields of TrainConfig.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["RECIPES", "Recipe", "recipe_for"]
+
+# (algorithm, env id; None: any) → what differs from the defaults; an env's recipe stands above the algorithm's own
+RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`name` is for people: "dqn on LunarLander-v3", "pqn"; empty when there is none."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+def recipe_for(algorithm: str, env_id: str | None) -> Recipe:
+    """What is known to work for this algorithm on this env."""
+    of_algorithm, of_env = RECIPES.get((algorithm, None)), RECIPES.get((algorithm, env_id))
+    name = f"{algorithm} on {env_id}" if env_id is not None and of_env is not None else algorithm
+    is_known = of_algorithm is not None or of_env is not None
+    return Recipe(name if is_known else "", {**(of_algorithm or {}), **(of_env or {})})
