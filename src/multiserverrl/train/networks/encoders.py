@@ -2,7 +2,7 @@
 
 An encoder declares its weights (`fields`), makes fresh ones, and computes features from any dict that holds them
 (under other names, too: a learner's online and target network share one encoder). torch is imported where it
-computes.
+computes. Which encoder an env gets is chosen in `choice`.
 """
 
 from __future__ import annotations

@@ -10,9 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CHANNELS", "LEAST_SIDE", "Image", "image_of", "numbers", "planes"]
+__all__ = ["LEAST_SIDE", "Image", "image_of", "numbers", "planes"]
 
-CHANNELS = ("auto", "first", "last")
 LEAST_SIDE = 3  # of an image: no convolution of ours fits less
 
 
