@@ -226,6 +226,8 @@ def test_client_server_and_command_line_import_without_torch() -> None:
 
 
 def test_explorers_and_env_workers_never_import_torch() -> None:
-    modules = [f"{PACKAGE}.train.{name}" for name in ("explorer", "channels", "config")] + modules_of("server")
+    modules = [
+        f"{PACKAGE}.train.{name}" for name in ("explorer", "channels", "config", "networks.choice")
+    ] + modules_of("server")
     code = f"import sys, importlib\nfor name in {modules!r}: importlib.import_module(name)\n"
     assert run_python(code + "print('torch' in sys.modules)").strip() == "False"

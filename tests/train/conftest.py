@@ -32,3 +32,11 @@ def logged() -> Iterator[list[str]]:
     yield lines
     LOGGER.removeHandler(listener)
     LOGGER.setLevel(level)
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    """The GPU; without one, the test is skipped."""
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no GPU here")
+    return torch.device("cuda")

@@ -39,6 +39,10 @@ def test_flags_make_the_same_config_as_values() -> None:
         ("hidden", ""),
         ("algorithm", "magic"),
         ("backend", "abacus"),
+        ("device", "gpu"),
+        ("device", "cuda"),  # for the NumPy arithmetic
+        ("network", "resnet"),
+        ("image_channels", "middle"),
         ("stop_at_return", float("nan")),
         ("checkpoint_every_s", 0.0),
     ],
@@ -72,16 +76,7 @@ def test_every_setting_is_checked() -> None:
     from multiserverrl.train import config as module
 
     checked = {*module._AT_LEAST_ONE, *module._SHARES, *module._POSITIVE, *module._NOT_NEGATIVE}
-    checked |= {
-        "episodes",
-        "stop_at_return",
-        "algorithm",
-        "backend",
-        "hidden",
-        "inference",
-        "exploration",
-        "deterministic",
-    }
+    checked |= {*module._CHOICES, "episodes", "stop_at_return", "hidden", "deterministic"}
     assert checked == {field.name for field in dataclasses.fields(TrainConfig)}
 
 

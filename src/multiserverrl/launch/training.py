@@ -23,7 +23,9 @@ from multiserverrl.launch.seats import take_seats
 from multiserverrl.launch.signals import Interrupts, interrupts
 from multiserverrl.observe.metrics import MetricsWriter
 from multiserverrl.observe.rundir import RunDir
+from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.networks.device import require_device
 
 __all__ = ["Outcome", "train"]
 
@@ -50,6 +52,7 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress, recipe:
     Raises ConfigError before anything is started, RunError when the run cannot go on (its last
     checkpoint is in the run directory). No process and no shared memory is left in any case.
     """
+    require_device(config.device)
     with contextlib.ExitStack() as stack:
         stack.callback(progress.close)
         caught = stack.enter_context(interrupts())
@@ -61,6 +64,7 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress, recipe:
             raise ConfigError("--deterministic needs an env for evaluation beside the one that explores: --count 2")
         if config.stop_at_return is None:
             config = dataclasses.replace(config, stop_at_return=place.reward_threshold)
+        algorithm_for(config, place.task)  # refuses what it cannot learn, before there is a run directory
         run_dir, owner = begin_run(launch, config, place, seats, earlier)
         stack.callback(run_dir.close)
         if seats.is_borrowed:

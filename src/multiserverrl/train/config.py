@@ -17,6 +17,9 @@ ALGORITHMS = ("dqn",)
 BACKENDS = ("numpy", "torch")
 INFERENCE = ("central", "explorer")
 EXPLORATION = ("schedule", "per-env")
+NETWORKS = ("auto", "mlp", "small", "nature", "impala")
+CHANNELS = ("auto", "first", "last")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,13 @@ class TrainConfig:
 
     algorithm: str = setting("dqn", "how to learn: dqn (n-step double DQN)")
     backend: str = setting("numpy", "what the learner computes with: numpy, or torch (slower for small networks)")
+    device: str = setting("auto", "where torch computes: auto (on a GPU when there is one), cpu or cuda")
+    network: str = setting(
+        "auto", "what sees: mlp, or for images small, nature or impala (its residual network); auto: by the shape"
+    )
+    image_channels: str = setting(
+        "auto", "the axis of an image's channels: first, last, or auto (the shorter of the two)"
+    )
     n_step: int = setting(8, "rewards summed before the value of the state they led to", unit="steps")
     hidden: str = setting("128,128", "sizes of the network's hidden layers")
     gamma: float = setting(0.99, "discount per step")
@@ -89,16 +99,16 @@ class TrainConfig:
         _require(
             self, "stop_at_return", self.stop_at_return is None or math.isfinite(self.stop_at_return), "must be finite"
         )
-        _require(self, "inference", self.inference in INFERENCE, f"must be one of: {', '.join(INFERENCE)}")
-        _require(self, "exploration", self.exploration in EXPLORATION, f"must be one of: {', '.join(EXPLORATION)}")
+        for name, choices in _CHOICES.items():
+            _require(self, name, getattr(self, name) in choices, f"must be one of: {', '.join(choices)}")
+        is_possible = self.device != "cuda" or self.backend != "numpy"
+        _require(self, "device", is_possible, "needs --backend torch: NumPy computes on the CPU")
         _require(
             self,
             "explorers",
             self.explorers == 1 or not self.deterministic,
             "must be 1 with --deterministic: which of several is first is never the same",
         )
-        _require(self, "algorithm", self.algorithm in ALGORITHMS, f"must be one of: {', '.join(ALGORITHMS)}")
-        _require(self, "backend", self.backend in BACKENDS, f"must be one of: {', '.join(BACKENDS)}")
         _require(self, "hidden", _is_sizes(self.hidden), "must be whole numbers with commas, as in 128,128")
         _require(
             self,
@@ -118,6 +128,10 @@ _AT_LEAST_ONE = (
     "warmup_steps", "publish_every", "inference_batch", "torch_threads", "eval_episodes",
     "barrier_steps",
 )  # fmt: skip
+_CHOICES = {
+    "algorithm": ALGORITHMS, "backend": BACKENDS, "device": DEVICES, "network": NETWORKS, "image_channels": CHANNELS,
+    "inference": INFERENCE, "exploration": EXPLORATION,
+}  # fmt: skip
 _SHARES = ("gamma", "learning_rate_end", "epsilon_start", "epsilon_end", "epsilon_base")
 _POSITIVE = ("reward_scale", "learning_rate", "replay_ratio", "checkpoint_every_s", "reopen_s")
 _NOT_NEGATIVE = ("seed", "inference_deadline_s", "eval_every_s", "epsilon_spread")

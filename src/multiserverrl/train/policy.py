@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def load_policy(path: Path) -> Policy:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
         task = msgspec.json.decode(metadata["task"], type=Task)
-        config = config_from_json(metadata["config"].encode())
+        config = replace(config_from_json(metadata["config"].encode()), device="auto")  # not where it was trained
         weights = read_arrays(path, weights_fields(config, task))
         policy = Policy(config, task, weights, json.loads(metadata["version"]), json.loads(metadata["mean"]))
         if metadata.pop("digest") != _digest(weights, metadata):

@@ -7,19 +7,35 @@ learner wraps the same arrays in torch tensors (`algorithms`).
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["mlp", "mlp_fields", "new_mlp"]
+__all__ = ["Array", "Fields", "fresh", "mlp", "mlp_fields", "new_mlp", "numbers_of"]
 
 Array = NDArray[Any]
+Fields = dict[str, tuple[str, tuple[int, ...]]]  # name → (dtype, shape)
 
 
-def mlp_fields(inputs: int, hidden: tuple[int, ...], outputs: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+def fresh(rng: np.random.Generator, fields: Fields) -> dict[str, Array]:
+    """Fresh weights, uniform within 1/√inputs of each layer: what torch.nn.Linear and Conv2d start with.
+
+    A layer's weight (out, in, ...) comes before its bias in `fields`.
+    """
+    weights = {}
+    bound = 0.0
+    for name, (dtype, shape) in fields.items():
+        if len(shape) > 1:
+            bound = 1.0 / np.sqrt(math.prod(shape[1:]))
+        weights[name] = rng.uniform(-bound, bound, shape).astype(dtype)
+    return weights
+
+
+def mlp_fields(inputs: int, hidden: tuple[int, ...], outputs: int) -> Fields:
     """(dtype, shape) of each array: `layer0.weight` (out, in), `layer0.bias` (out,), ..."""
-    fields: dict[str, tuple[str, tuple[int, ...]]] = {}
+    fields: Fields = {}
     for layer, (size_in, size_out) in enumerate(itertools.pairwise((inputs, *hidden, outputs))):
         fields[f"layer{layer}.weight"] = ("float32", (size_out, size_in))
         fields[f"layer{layer}.bias"] = ("float32", (size_out,))
@@ -27,14 +43,14 @@ def mlp_fields(inputs: int, hidden: tuple[int, ...], outputs: int) -> dict[str, 
 
 
 def new_mlp(rng: np.random.Generator, inputs: int, hidden: tuple[int, ...], outputs: int) -> dict[str, Array]:
-    """Fresh weights, uniform within 1/√inputs of each layer: what torch.nn.Linear starts with."""
-    weights = {}
-    bound = 0.0
-    for name, (dtype, shape) in mlp_fields(inputs, hidden, outputs).items():
-        if len(shape) == 2:
-            bound = 1.0 / np.sqrt(shape[1])
-        weights[name] = rng.uniform(-bound, bound, shape).astype(dtype)
-    return weights
+    """Fresh weights of an `mlp`."""
+    return fresh(rng, mlp_fields(inputs, hidden, outputs))
+
+
+def numbers_of(obs: Array) -> Array:
+    """(B, ...) → (B, inputs) float32; bytes come scaled to 0..1, as every network of ours sees them."""
+    flat = obs.reshape(len(obs), -1).astype(np.float32, copy=False)
+    return flat * np.float32(1 / 255) if obs.dtype == np.uint8 else flat
 
 
 def mlp(weights: dict[str, Array], inputs: Array) -> Array:
