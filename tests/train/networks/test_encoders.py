@@ -170,9 +170,54 @@ def test_an_mlp_is_torchs() -> None:
     assert list(weights) == [f"encoder.layer{n}.{kind}" for n in (0, 1) for kind in ("weight", "bias")]
 
 
+def slow_norm(values: Array, scale: Array, shift: Array) -> Array:
+    """Of each row: mean 0 and variance 1 over all its numbers, then a scale and a shift for each channel."""
+    rows = values.reshape(len(values), -1)
+    rows = (rows - rows.mean(1, keepdims=True)) / np.sqrt(rows.var(1, keepdims=True) + 1e-5)
+    each = (1, -1, *[1] * (values.ndim - 2))
+    return rows.reshape(values.shape) * scale.reshape(each) + shift.reshape(each)
+
+
+def test_layer_norms_come_before_each_relu() -> None:
+    encoder = small(an_image((7, 9, 2)), layer_norm=True)
+    weights = encoder.fresh(np.random.default_rng(0))
+    assert all((array == 1).all() for name, array in weights.items() if name.endswith(".scale"))
+    assert all((array == 0).all() for name, array in weights.items() if name.endswith(".shift"))
+    rng = np.random.default_rng(1)
+    for name in ("encoder.conv0", "encoder.conv1", "encoder.linear"):
+        for kind in (".scale", ".shift"):
+            weights[name + kind] += rng.normal(size=weights[name + kind].shape).astype(np.float32)
+    obs = pictures((7, 9, 2))
+    values = obs.transpose(0, 3, 1, 2) / 255
+    for name in ("encoder.conv0", "encoder.conv1"):
+        values = slow_convolution(values, weights[f"{name}.weight"], weights[f"{name}.bias"], (1, 1), (0, 0))
+        values = relu(slow_norm(values, weights[f"{name}.scale"], weights[f"{name}.shift"]))
+    values = values.reshape(2, -1) @ weights["encoder.linear.weight"].T + weights["encoder.linear.bias"]
+    wanted = relu(slow_norm(values, weights["encoder.linear.scale"], weights["encoder.linear.shift"]))
+    np.testing.assert_allclose(encoder.forward(tensors(weights), torch.from_numpy(obs)).numpy(), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [*IMAGES, "mlp"])
+def test_each_layer_can_have_a_norm(kind: str) -> None:
+    shape = (37, 38, 2)
+    encoder: Encoder
+    if kind == "mlp":
+        plain, encoder = Mlp(37 * 38 * 2, (8, 4)), Mlp(37 * 38 * 2, (8, 4), layer_norm=True)
+    else:
+        plain, encoder = IMAGES[kind](an_image(shape)), IMAGES[kind](an_image(shape), layer_norm=True)  # type: ignore[call-arg]
+    layers = [name.removesuffix(".weight") for name in plain.fields if name.endswith(".weight")]
+    added = {f"{layer}.{kind}" for layer in layers for kind in ("scale", "shift")}
+    assert set(encoder.fields) - set(plain.fields) == added
+    weights = tensors(encoder.fresh(np.random.default_rng(0)))
+    obs = torch.from_numpy(pictures(shape))
+    brighter = {name: 3 * weight if name == f"{layers[0]}.weight" else weight for name, weight in weights.items()}
+    brighter[f"{layers[0]}.bias"] = 3 * weights[f"{layers[0]}.bias"]
+    torch.testing.assert_close(encoder.forward(brighter, obs), encoder.forward(weights, obs), atol=1e-3, rtol=1e-3)
+
+
 def a_dict_encoder() -> Parts:
     camera = small(an_image((8, 8, 3)), "encoder.camera")
-    return Parts({"camera": camera, "speed": Numbers(2), "ram": Numbers(4)}, (32,))
+    return Parts({"camera": camera, "speed": Numbers(2), "ram": Numbers(4)}, lambda inputs: Mlp(inputs, (32,)))
 
 
 def dict_obs(B: int) -> dict[str, torch.Tensor]:

@@ -15,46 +15,59 @@ __all__ = ["encoder_for", "is_plain"]
 
 NATURE_FROM = 64  # both sides of an image as long as this: nature, else small
 
-_CONVOLUTIONAL: dict[str, Callable[[Image, str], Encoder]] = {"small": small, "nature": nature, "impala": Impala}
+_CONVOLUTIONAL: dict[str, Callable[..., Encoder]] = {"small": small, "nature": nature, "impala": Impala}
 
 
 def is_plain(config: TrainConfig, task: Task) -> bool:
     """True where the network is an `mlp` of one array of numbers, which NumPy computes as well as torch."""
-    is_one = not task.obs_parts
-    return is_one and _image_for(config, task.obs_dtype, task.obs_shape) is None
+    return not task.obs_parts and not any(_images(config, task))
 
 
-def encoder_for(config: TrainConfig, task: Task) -> Encoder:
-    """ConfigError when `--network` names one that cannot take what the env shows."""
-    images = {part.name: _image_for(config, part.dtype, part.shape) for part in task.obs_parts}
-    is_image = any(image is not None for image in images.values())
-    alone = None if task.obs_parts else _image_for(config, task.obs_dtype, task.obs_shape)
-    if config.network in _CONVOLUTIONAL and alone is None and not is_image:
+def encoder_for(config: TrainConfig, task: Task, *, layer_norm: bool = False) -> Encoder:
+    """With a LayerNorm after each layer where the algorithm wants it.
+
+    ConfigError when `--network` names one that cannot take what the env shows.
+    """
+    if config.network in _CONVOLUTIONAL and not any(_images(config, task)):
         shown = [f"{part.dtype}{part.shape}" for part in task.obs_parts] or [f"{task.obs_dtype}{task.obs_shape}"]
         raise ConfigError(
             f"--network is {config.network!r}, for images; the env's observations are {', '.join(shown)}: "
             "use --network auto or mlp"
         )
-    if not task.obs_parts:
-        return _convolutional(config, alone, "encoder") if alone else Mlp(task.obs_size, config.hidden_sizes)
+    if task.obs_parts:
+        return _of_parts(config, task, layer_norm)
+    if image := _image_for(config, task.obs_dtype, task.obs_shape):
+        return _convolutional(config, image, "encoder", layer_norm)
+    return Mlp(task.obs_size, config.hidden_sizes, layer_norm=layer_norm)
+
+
+def _of_parts(config: TrainConfig, task: Task, layer_norm: bool) -> Encoder:
+    images = _images(config, task)
     encoders: dict[str, Encoder] = {}
-    for part in task.obs_parts:
-        image = images[part.name]
-        encoders[part.name] = (
-            _convolutional(config, image, f"encoder.{part.name}") if image else Numbers(math.prod(part.shape))
-        )
-    return Parts(encoders, config.hidden_sizes[-1:] if is_image else config.hidden_sizes)
+    for part, image in zip(task.obs_parts, images, strict=True):
+        if image is None:
+            encoders[part.name] = Numbers(math.prod(part.shape))
+        else:
+            encoders[part.name] = _convolutional(config, image, f"encoder.{part.name}", layer_norm)
+    hidden = config.hidden_sizes[-1:] if any(images) else config.hidden_sizes
+    return Parts(encoders, lambda inputs: Mlp(inputs, hidden, layer_norm=layer_norm))
+
+
+def _images(config: TrainConfig, task: Task) -> list[Image | None]:
+    """Of each part of an observation; None for what is no image."""
+    parts = [(part.dtype, part.shape) for part in task.obs_parts] or [(task.obs_dtype, task.obs_shape)]
+    return [_image_for(config, dtype, shape) for dtype, shape in parts]
 
 
 def _image_for(config: TrainConfig, dtype: str, shape: tuple[int, ...]) -> Image | None:
     return None if config.network == "mlp" else image_of(dtype, shape, config.image_channels)
 
 
-def _convolutional(config: TrainConfig, image: Image, name: str) -> Encoder:
+def _convolutional(config: TrainConfig, image: Image, name: str, layer_norm: bool) -> Encoder:
     kind = config.network
     if kind == "auto":
         kind = "nature" if min(image.size) >= NATURE_FROM else "small"
     try:
-        return _CONVOLUTIONAL[kind](image, name)
+        return _CONVOLUTIONAL[kind](image, name, layer_norm=layer_norm)
     except ValueError as error:
         raise ConfigError(f"--network is {config.network!r}: it {error}; use --network small or impala") from error

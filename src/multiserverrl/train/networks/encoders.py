@@ -1,20 +1,22 @@
 """Encoders: networks that turn observations into features, on plain weights.
 
 An encoder declares its weights (`fields`), makes fresh ones, and computes features from any dict that holds them
-(under other names, too: a learner's online and target network share one encoder). torch is imported where it
-computes. Which encoder an env gets is chosen in `choice`.
+(under other names, too: a learner's online and target network share one encoder). With `layer_norm` each layer has
+one after it, before its ReLU: over all its outputs, a scale and a shift for each channel. torch is imported where
+it computes. Which encoder an env gets is chosen in `choice`.
 """
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from multiserverrl.train.networks.images import Image, numbers, planes
-from multiserverrl.train.networks.plain import Array, Fields, fresh, mlp_fields
+from multiserverrl.train.networks.plain import Array, Fields, fresh
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Encoder", "Impala", "Mlp", "Numbers", "Parts", "Stack", "nature", "small"]
 
 NATURE_LEAST_SIDE = 36  # its three convolutions then end at 1 × 1
+IMPALA_CHANNELS = (16, 32, 32)
 SMALL_STRIDES_FROM = 20  # sides as long as this are halved by each convolution of `small`
 
 
@@ -55,15 +58,19 @@ class Numbers(Encoder):
 class Mlp(Encoder):
     """Fully connected layers, a ReLU after each: `encoder.layer0.weight` (out, in), `encoder.layer0.bias`, ..."""
 
-    def __init__(self, inputs: int, hidden: tuple[int, ...], name: str = "encoder") -> None:
-        self._name, self._layers = name, len(hidden)
-        self.fields = _under(name, mlp_fields(inputs, hidden[:-1], hidden[-1]))
+    def __init__(
+        self, inputs: int, hidden: tuple[int, ...], name: str = "encoder", *, layer_norm: bool = False
+    ) -> None:
+        self._layers = tuple(f"{name}.layer{number}" for number in range(len(hidden)))
+        self.fields = {}
+        for layer, (size_in, size_out) in zip(self._layers, itertools.pairwise((inputs, *hidden)), strict=True):
+            self.fields |= _layer_fields(layer, (size_out, size_in), layer_norm)
         self.size = hidden[-1]
 
     def forward(self, weights: Mapping[str, torch.Tensor], obs: Observation) -> torch.Tensor:
         values = numbers(_one(obs))
-        for layer in range(self._layers):
-            values = _linear(weights, f"{self._name}.layer{layer}", values).relu_()
+        for layer in self._layers:
+            values = _linear(weights, layer, values).relu_()
         return values
 
 
@@ -83,23 +90,26 @@ class Convolution(NamedTuple):
 class Stack(Encoder):
     """Convolutions one after the other, then a fully connected layer; a ReLU after each."""
 
-    def __init__(self, image: Image, convolutions: tuple[Convolution, ...], size: int, name: str = "encoder") -> None:
+    def __init__(
+        self, image: Image, convolutions: tuple[Convolution, ...], size: int, name: str, layer_norm: bool
+    ) -> None:
         self._image, self._convolutions, self._name, self.size = image, convolutions, name, size
         fields: Fields = {}
         planes_in, (height, width) = image.planes, image.size
         for number, layer in enumerate(convolutions):
-            fields |= _convolution_fields(f"{name}.conv{number}", planes_in, layer)
+            shape = (layer.outputs, planes_in, layer.kernel, layer.kernel)
+            fields |= _layer_fields(f"{name}.conv{number}", shape, layer_norm)
             planes_in, height, width = layer.outputs, layer.side(height, 0), layer.side(width, 1)
-        self.fields = fields | _linear_fields(f"{name}.linear", planes_in * height * width, size)
+        self.fields = fields | _layer_fields(f"{name}.linear", (size, planes_in * height * width), layer_norm)
 
     def forward(self, weights: Mapping[str, torch.Tensor], obs: Observation) -> torch.Tensor:
         values = planes(_one(obs), self._image)
         for number, layer in enumerate(self._convolutions):
-            values = _convolved(weights, f"{self._name}.conv{number}", values, layer).relu_()
+            values = _convolved(weights, f"{self._name}.conv{number}", values, layer.stride, layer.padding).relu_()
         return _linear(weights, f"{self._name}.linear", values.flatten(1)).relu_()
 
 
-def nature(image: Image, name: str = "encoder") -> Stack:
+def nature(image: Image, name: str = "encoder", *, layer_norm: bool = False) -> Stack:
     """Mnih et al., "Human-level control through deep reinforcement learning" (Nature 2015).
 
     1 684 128 weights for 84 × 84 × 4. ValueError for images with a side below 36.
@@ -108,10 +118,10 @@ def nature(image: Image, name: str = "encoder") -> Stack:
         least, (height, width) = NATURE_LEAST_SIDE, image.size
         raise ValueError(f"needs images of at least {least} x {least}, these are {height} x {width}")
     layers = (Convolution(32, 8, (4, 4)), Convolution(64, 4, (2, 2)), Convolution(64, 3))
-    return Stack(image, layers, 512, name)
+    return Stack(image, layers, 512, name, layer_norm)
 
 
-def small(image: Image, name: str = "encoder") -> Stack:
+def small(image: Image, name: str = "encoder", *, layer_norm: bool = False) -> Stack:
     """Two 3 × 3 convolutions (16, 32) and 128: for MinAtar's 10 × 10 grids up to crops of a screen, from 3 × 3 on.
 
     The first is that of Young and Tian, "MinAtar" (2019); sides from 20 on are halved by each, shorter ones are not.
@@ -120,7 +130,7 @@ def small(image: Image, name: str = "encoder") -> Stack:
     first = Convolution(16, stride=(strides[0], strides[1]))
     paddings = tuple(1 if first.side(side, axis) < 3 else 0 for axis, side in enumerate(image.size))
     second = Convolution(32, stride=first.stride, padding=(paddings[0], paddings[1]))
-    return Stack(image, (first, second), 128, name)
+    return Stack(image, (first, second), 128, name, layer_norm)
 
 
 class Impala(Encoder):
@@ -130,38 +140,39 @@ class Impala(Encoder):
     paper's 72 × 96 × 3.
     """
 
-    def __init__(self, image: Image, name: str = "encoder", channels: tuple[int, ...] = (16, 32, 32)) -> None:
-        self._image, self._name, self._stages, self.size = image, name, len(channels), 256
+    def __init__(self, image: Image, name: str = "encoder", *, layer_norm: bool = False) -> None:
+        self._image, self._name, self.size = image, name, 256
         fields: Fields = {}
         planes_in, (height, width) = image.planes, image.size
-        for number, planes_out in enumerate(channels):
-            stage, layer = f"{name}.stage{number}", Convolution(planes_out)
-            fields |= _convolution_fields(f"{stage}.conv", planes_in, layer)
+        for number, planes_out in enumerate(IMPALA_CHANNELS):
+            stage = f"{name}.stage{number}"
+            fields |= _layer_fields(f"{stage}.conv", (planes_out, planes_in, 3, 3), layer_norm)
             for block in (0, 1):
                 for conv in (0, 1):
-                    fields |= _convolution_fields(f"{stage}.block{block}.conv{conv}", planes_out, layer)
+                    layer = f"{stage}.block{block}.conv{conv}"
+                    fields |= _layer_fields(layer, (planes_out, planes_out, 3, 3), layer_norm)
             planes_in, height, width = planes_out, -(-height // 2), -(-width // 2)
-        self.fields = fields | _linear_fields(f"{name}.linear", planes_in * height * width, self.size)
+        self.fields = fields | _layer_fields(f"{name}.linear", (self.size, planes_in * height * width), layer_norm)
 
     def forward(self, weights: Mapping[str, torch.Tensor], obs: Observation) -> torch.Tensor:
         from torch.nn.functional import max_pool2d
 
         values = planes(_one(obs), self._image)
-        for number in range(self._stages):
+        for number in range(len(IMPALA_CHANNELS)):
             stage = f"{self._name}.stage{number}"
-            values = max_pool2d(_same(weights, f"{stage}.conv", values), 3, stride=2, padding=1)
+            values = max_pool2d(_convolved(weights, f"{stage}.conv", values, 1, 1), 3, stride=2, padding=1)
             for block in (0, 1):
-                inner = _same(weights, f"{stage}.block{block}.conv0", values.relu()).relu_()
-                values = values + _same(weights, f"{stage}.block{block}.conv1", inner)
+                inner = _convolved(weights, f"{stage}.block{block}.conv0", values.relu(), 1, 1).relu_()
+                values = values + _convolved(weights, f"{stage}.block{block}.conv1", inner, 1, 1)
         return _linear(weights, f"{self._name}.linear", values.relu_().flatten(1)).relu_()
 
 
 class Parts(Encoder):
-    """An observation of several parts: each its own encoder, their features side by side into full layers."""
+    """An observation of several parts: an encoder for each, and one on their features side by side."""
 
-    def __init__(self, encoders: dict[str, Encoder], hidden: tuple[int, ...], name: str = "encoder") -> None:
+    def __init__(self, encoders: dict[str, Encoder], joined: Callable[[int], Encoder]) -> None:
         self._encoders = encoders
-        self._joined = Mlp(sum(encoder.size for encoder in encoders.values()), hidden, name)
+        self._joined = joined(sum(encoder.size for encoder in encoders.values()))
         self.fields = {}
         for encoder in encoders.values():
             self.fields |= encoder.fields
@@ -181,35 +192,34 @@ def _one(obs: Observation) -> torch.Tensor:
     return obs
 
 
-def _under(name: str, fields: Fields) -> Fields:
-    return {f"{name}.{field}": kind for field, kind in fields.items()}
-
-
-def _linear_fields(name: str, inputs: int, outputs: int) -> Fields:
-    return {f"{name}.weight": ("float32", (outputs, inputs)), f"{name}.bias": ("float32", (outputs,))}
-
-
-def _convolution_fields(name: str, inputs: int, layer: Convolution) -> Fields:
-    shape = (layer.outputs, inputs, layer.kernel, layer.kernel)
-    return {f"{name}.weight": ("float32", shape), f"{name}.bias": ("float32", (layer.outputs,))}
+def _layer_fields(name: str, shape: tuple[int, ...], layer_norm: bool) -> Fields:
+    """Of a layer whose weight is (out, in, ...)."""
+    each_output = ("float32", shape[:1])
+    fields: Fields = {f"{name}.weight": ("float32", shape), f"{name}.bias": each_output}
+    return fields | ({f"{name}.scale": each_output, f"{name}.shift": each_output} if layer_norm else {})
 
 
 def _linear(weights: Mapping[str, torch.Tensor], name: str, values: torch.Tensor) -> torch.Tensor:
     from torch.nn.functional import linear
 
-    return linear(values, weights[f"{name}.weight"], weights[f"{name}.bias"])
+    return _normed(weights, name, linear(values, weights[f"{name}.weight"], weights[f"{name}.bias"]))
 
 
 def _convolved(
-    weights: Mapping[str, torch.Tensor], name: str, values: torch.Tensor, layer: Convolution
+    weights: Mapping[str, torch.Tensor],
+    name: str,
+    values: torch.Tensor,
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int],
 ) -> torch.Tensor:
     from torch.nn.functional import conv2d
 
-    return conv2d(values, weights[f"{name}.weight"], weights[f"{name}.bias"], layer.stride, layer.padding)
+    return _normed(weights, name, conv2d(values, weights[f"{name}.weight"], weights[f"{name}.bias"], stride, padding))
 
 
-def _same(weights: Mapping[str, torch.Tensor], name: str, values: torch.Tensor) -> torch.Tensor:
-    """A 3 × 3 convolution that leaves height and width as they are."""
-    from torch.nn.functional import conv2d
+def _normed(weights: Mapping[str, torch.Tensor], name: str, values: torch.Tensor) -> torch.Tensor:
+    """Ba, Kiros and Hinton, "Layer Normalization" (2016), where the layer has a scale and a shift."""
+    from torch.nn.functional import group_norm
 
-    return conv2d(values, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1)
+    scale = weights.get(f"{name}.scale")
+    return values if scale is None else group_norm(values, 1, scale, weights[f"{name}.shift"])

@@ -22,14 +22,16 @@ Fields = dict[str, tuple[str, tuple[int, ...]]]  # name → (dtype, shape)
 def fresh(rng: np.random.Generator, fields: Fields) -> dict[str, Array]:
     """Fresh weights, uniform within 1/√inputs of each layer: what torch.nn.Linear and Conv2d start with.
 
-    A layer's weight (out, in, ...) comes before its bias in `fields`.
+    A layer's weight (out, in, ...) comes before its bias in `fields`; a norm's `scale` and `shift` change nothing yet.
     """
     weights = {}
     bound = 0.0
     for name, (dtype, shape) in fields.items():
         if len(shape) > 1:
             bound = 1.0 / np.sqrt(math.prod(shape[1:]))
-        weights[name] = rng.uniform(-bound, bound, shape).astype(dtype)
+        kind = name.rpartition(".")[2]
+        drawn = rng.uniform(-bound, bound, shape) if kind in ("weight", "bias") else np.full(shape, kind == "scale")
+        weights[name] = drawn.astype(dtype)
     return weights
 
 
