@@ -33,6 +33,21 @@ def store_arrays(config: TrainConfig, task: Task) -> dict[str, np.ndarray]:
     return new_arrays(store_layout(config, algorithm_for(config, task)))
 
 
+def fresh_weights(config: TrainConfig, task: Task, seed: int = 0) -> dict[str, np.ndarray]:
+    """Weights of an algorithm of the DQN family, to act with."""
+    return algorithm_for(config, task).fresh(np.random.default_rng(seed))  # type: ignore[attr-defined]
+
+
+def plain_values(weights: dict[str, np.ndarray], obs: np.ndarray) -> np.ndarray:
+    """(B, A) of a plain network, whose weights come layer by layer."""
+    values = obs.reshape(len(obs), -1).astype(np.float32)
+    names = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+    for name in names:
+        values = values @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+        values = values if name == names[-1] else np.maximum(values, 0.0)
+    return values
+
+
 class FakeCounters:
     """All rows; `row` gives one process's end."""
 

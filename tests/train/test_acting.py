@@ -8,9 +8,8 @@ import pytest
 from multiserverrl.train.acting import Actor, OwnActions, epsilon_ladder
 from multiserverrl.train.channels import ActionRequest, Answer
 from multiserverrl.train.config import TrainConfig
-from multiserverrl.train.networks import mlp, new_mlp
 from multiserverrl.train.task import Task
-from tests.train.fakes import FakeCounters, FakeRun, FakeWeights
+from tests.train.fakes import FakeCounters, FakeRun, FakeWeights, fresh_weights, plain_values
 
 TASK = Task(obs_shape=(2,), num_actions=3)
 CONFIG = TrainConfig(hidden="8", epsilon_start=0.0, epsilon_end=0.0)
@@ -26,7 +25,7 @@ class Acting:
 
     def __init__(self, config: TrainConfig = CONFIG) -> None:
         self.weights, self.counters = FakeWeights(), FakeCounters()
-        self.weights.publish(new_mlp(np.random.default_rng(0), 2, (8,), 3), 7)
+        self.weights.publish(fresh_weights(CONFIG, TASK, 0), 7)
         control = FakeRun(set()).control("e")
         self.actor = Actor(config, TASK, SIZES, self.weights, self.counters.row("e"), control)
 
@@ -34,7 +33,7 @@ class Acting:
 def best(acting: Acting, obs: np.ndarray) -> list[int]:
     snapshot = acting.weights.read()
     assert snapshot is not None
-    return list(mlp(snapshot[0], obs).argmax(axis=1).tolist())
+    return list(plain_values(snapshot[0], obs).argmax(axis=1).tolist())
 
 
 def test_an_explorer_acts_with_its_own_copy_of_the_newest_weights() -> None:
@@ -46,7 +45,7 @@ def test_an_explorer_acts_with_its_own_copy_of_the_newest_weights() -> None:
         answer = client.actions(timeout_s=0.0)
         assert isinstance(answer, Answer)
         assert (answer.actions.tolist(), answer.weights_version) == (best(acting, obs), version)
-        acting.weights.publish(new_mlp(np.random.default_rng(5), 2, (8,), 3), version + 1)
+        acting.weights.publish(fresh_weights(CONFIG, TASK, 5), version + 1)
     assert acting.counters.get("acted_version") == 8
 
 

@@ -40,10 +40,12 @@ def test_flags_make_the_same_config_as_values() -> None:
         ("algorithm", "magic"),
         ("backend", "abacus"),
         ("device", "gpu"),
-        ("device", "cuda"),  # for the NumPy arithmetic
         ("network", "resnet"),
         ("image_channels", "middle"),
         ("stop_at_return", float("nan")),
+        ("distributional", "c52"),
+        ("v_max", float("inf")),
+        ("max_grad_norm", -1.0),
         ("checkpoint_every_s", 0.0),
     ],
 )
@@ -55,6 +57,24 @@ def test_a_setting_that_cannot_work_is_refused_by_its_flag(name: str, value: obj
 def test_a_warm_up_that_the_buffer_can_never_hold_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--warmup-steps.*--buffer-size"):
         TrainConfig(warmup_steps=1001, buffer_size=1000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"device": "cuda", "backend": "numpy"}, "--device.*--backend torch"),
+        ({"noisy": True, "backend": "numpy"}, "--noisy.*--backend torch"),
+        ({"noisy": True, "exploration": "per-env"}, "--noisy.*--exploration per-env"),
+        ({"distributional": "qr", "backend": "numpy"}, "--distributional.*--backend torch"),
+        ({"distributional": "c51", "atoms": 1}, "--atoms.*--distributional c51"),
+        ({"v_min": 2.0, "v_max": 2.0}, "--v-min.*--v-max"),
+    ],
+)
+def test_settings_that_contradict_one_another_are_refused_by_both_flags(
+    settings: dict[str, object], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        TrainConfig(**settings)  # type: ignore[arg-type]
 
 
 def test_json_with_an_unknown_setting_is_refused_by_name() -> None:
@@ -76,7 +96,8 @@ def test_every_setting_is_checked() -> None:
     from multiserverrl.train import config as module
 
     checked = {*module._AT_LEAST_ONE, *module._SHARES, *module._POSITIVE, *module._NOT_NEGATIVE}
-    checked |= {*module._CHOICES, "episodes", "stop_at_return", "hidden", "deterministic"}
+    checked |= {*module._CHOICES, "episodes", "stop_at_return", "hidden", "v_min", "v_max"}
+    checked |= {"deterministic", "double", "dueling", "noisy", "prioritised"}  # either will do
     assert checked == {field.name for field in dataclasses.fields(TrainConfig)}
 
 

@@ -15,11 +15,10 @@ from multiserverrl.train import opening, saving
 from multiserverrl.train.channels import Evaluation
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.evaluate import greedy_returns, run_evaluator
-from multiserverrl.train.networks import new_mlp
 from multiserverrl.train.policy import Policy, load_policy, save_policy
 from multiserverrl.train.task import Task
 from multiserverrl.train.weights import stamped
-from tests.train.fakes import FakeCounters, FakeRun, FakeWeights, ListedEvaluations, local_envs
+from tests.train.fakes import FakeCounters, FakeRun, FakeWeights, ListedEvaluations, fresh_weights, local_envs
 from tests.train.scripted_envs import TASK, Script
 
 CONFIG = TrainConfig(hidden="8", eval_episodes=6, eval_every_s=0.0)
@@ -42,7 +41,7 @@ class CoinLength(gymnasium.Env[Any, Any]):
 
 
 def some_weights(seed: int = 0, task: Task = TASK) -> dict[str, Any]:
-    return stamped(new_mlp(np.random.default_rng(seed), task.obs_size, (8,), task.num_actions), 100 + seed, 10 + seed)
+    return stamped(fresh_weights(CONFIG, task, seed), 100 + seed, 10 + seed)
 
 
 def test_short_episodes_are_not_preferred() -> None:

@@ -11,9 +11,8 @@ from multiserverrl.train.acting import exploration_rng
 from multiserverrl.train.channels import ActionRequest, Answer
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.inference import run_inference
-from multiserverrl.train.networks import mlp, new_mlp
 from multiserverrl.train.task import Task
-from tests.train.fakes import FakeCounters, FakeRun, FakeWeights
+from tests.train.fakes import FakeCounters, FakeRun, FakeWeights, fresh_weights, plain_values
 
 TASK = Task(obs_shape=(2,), num_actions=3)
 CONFIG = TrainConfig(hidden="8", epsilon_start=0.0, epsilon_end=0.0, inference_deadline_s=30.0)
@@ -51,7 +50,7 @@ def request(group: int, size: int, seed: int = 0) -> ActionRequest:
 
 
 def weights_of(seed: int) -> dict[str, Any]:
-    return new_mlp(np.random.default_rng(seed), 2, (8,), 3)
+    return fresh_weights(CONFIG, TASK, seed)
 
 
 def served(
@@ -100,7 +99,7 @@ def test_each_group_gets_the_actions_of_its_own_observations() -> None:
     server, counters = served([asked], num_envs=18)
     assert [group for group, _, _ in server.answers] == [4, 2, 7]
     for (_, actions, version), one in zip(server.answers, asked, strict=True):
-        np.testing.assert_array_equal(actions, mlp(weights_of(0), one.obs).argmax(axis=1))
+        np.testing.assert_array_equal(actions, plain_values(weights_of(0), one.obs).argmax(axis=1))
         assert version == 1
     assert (counters.get("batches"), counters.get("batch_rows")) == (1, 9)
 
@@ -131,13 +130,13 @@ def test_the_newest_weights_act() -> None:
     run_inference(CONFIG, TASK, {0: 1}, server, weights, counters.row("i"), run.control("i"))
     assert [version for _, _, version in server.answers] == [1, 2]
     for (_, actions, _), seen, seed in zip(server.answers, obs, (0, 5), strict=True):
-        np.testing.assert_array_equal(actions, mlp(weights_of(seed), seen).argmax(axis=1))
+        np.testing.assert_array_equal(actions, plain_values(weights_of(seed), seen).argmax(axis=1))
 
 
 def test_epsilon_follows_the_env_steps_of_the_whole_run() -> None:
     config = TrainConfig(hidden="8", epsilon_start=1.0, epsilon_end=0.0, epsilon_steps=1000)
     asked = request(0, 2000)
-    best = mlp(weights_of(0), asked.obs).argmax(axis=1)
+    best = plain_values(weights_of(0), asked.obs).argmax(axis=1)
     for env_steps, epsilon in ((0, 1.0), (500, 0.5), (1000, 0.0)):
         server, counters = served([[asked]], num_envs=1, config=config, env_steps=env_steps)
         assert counters.get("epsilon") == epsilon

@@ -20,6 +20,7 @@ from multiserverrl.train.evaluate import greedy_returns
 from multiserverrl.train.explorer import ExplorerGroup, run_explorer
 from multiserverrl.train.learner import Training
 from multiserverrl.train.policy import Policy, load_policy
+from multiserverrl.train.recipes import RECIPES
 from multiserverrl.train.task import Task, task_of
 from tests.train.fakes import FakeCounters, FakeRun, FakeWeights, ScriptedActions, local_envs, store_arrays, train_here
 
@@ -48,11 +49,23 @@ class Chain(gymnasium.Env[Any, Any]):
         return np.eye(LENGTH, dtype=np.float32)[self._place]
 
 
-def test_a_chain_is_learned_in_seconds(tmp_path: Path) -> None:
-    config = TrainConfig(
-        hidden="32", n_step=3, reward_scale=1.0, epsilon_start=1.0, epsilon_end=0.2, epsilon_steps=2000,
-        warmup_steps=100, buffer_size=5000, batch_size=32, eval_episodes=4, stop_at_return=1.0,
-    )  # fmt: skip
+C51 = {"distributional": "c51", "v_min": -1.0, "v_max": 2.0, "atoms": 31}
+RAINBOW = {"algorithm": "rainbow", **RECIPES["rainbow", None], **C51, "head_hidden": 16, "seed": 2}
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, C51, {"distributional": "qr", "atoms": 11}, {"noisy": True}, RAINBOW],
+    ids=["dqn", "c51", "qr", "noisy", "rainbow"],
+)  # fmt: skip
+def test_a_chain_is_learned_in_seconds(settings: dict[str, Any], tmp_path: Path) -> None:
+    config = TrainConfig(**{
+        "hidden": "32", "n_step": 3, "reward_scale": 1.0, "epsilon_start": 1.0, "epsilon_end": 0.2,
+        "epsilon_steps": 2000, "warmup_steps": 100, "buffer_size": 5000, "batch_size": 32, "eval_episodes": 4,
+        "stop_at_return": 1.0, **settings,
+    })  # fmt: skip
+    task = task_of(Chain.observation_space, Chain.action_space)
+    fresh = Policy(config, task, algorithm_for(config, task).init().weights(), 0)
+    assert greedy_returns(local_envs(Chain, 2), fresh, 4, seed=0).tolist() == [0.0] * 4
     outcome = train_here(config, Chain, 8, tmp_path, limit_s=30.0)
     assert outcome.best == 1.0
     policy = load_policy(tmp_path / "policy.safetensors")

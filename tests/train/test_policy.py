@@ -8,17 +8,17 @@ import pytest
 from multiserverrl.errors import CheckpointError
 from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.config import TrainConfig
-from multiserverrl.train.networks import mlp, new_mlp
 from multiserverrl.train.policy import Policy, load_policy, save_policy
 from multiserverrl.train.task import Task
 from multiserverrl.train.weights import publication_of, stamped, weights_fields
+from tests.train.fakes import fresh_weights, plain_values
 
 TASK = Task(obs_shape=(4,), num_actions=3, action_start=10)
 CONFIG = TrainConfig(hidden="8")
 
 
 def a_policy() -> Policy:
-    weights = stamped(new_mlp(np.random.default_rng(0), 4, (8,), 3), env_steps=640, updates=32)
+    weights = stamped(fresh_weights(CONFIG, TASK), env_steps=640, updates=32)
     return Policy(CONFIG, TASK, weights, version=5, mean=12.5)
 
 
@@ -35,8 +35,7 @@ def test_a_policy_comes_back_and_acts_as_it_did(tmp_path: Path) -> None:
 def test_actions_are_greedy_and_as_the_env_numbers_them() -> None:
     policy = a_policy()
     obs = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
-    bare = {name: array for name, array in policy.weights.items() if name.startswith("layer")}
-    np.testing.assert_array_equal(policy(obs), mlp(bare, obs).argmax(axis=1) + 10)
+    np.testing.assert_array_equal(policy(obs), plain_values(policy.weights, obs).argmax(axis=1) + 10)
 
 
 def test_a_missing_policy_says_so(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from multiserverrl.settings import flag_name, setting
 
 __all__ = ["TrainConfig", "config_from_json", "config_to_json"]
 
-ALGORITHMS = ("dqn",)
-BACKENDS = ("numpy", "torch")
+ALGORITHMS = ("dqn", "rainbow")
+BACKENDS = ("auto", "numpy", "torch")
+DISTRIBUTIONAL = ("none", "c51", "qr")
 INFERENCE = ("central", "explorer")
 EXPLORATION = ("schedule", "per-env")
 NETWORKS = ("auto", "mlp", "small", "nature", "impala")
@@ -33,8 +34,11 @@ class TrainConfig:
     )
     explorers: int = setting(1, "explorer processes [exploration workers]")
 
-    algorithm: str = setting("dqn", "how to learn: dqn (n-step double DQN)")
-    backend: str = setting("numpy", "what the learner computes with: numpy, or torch (slower for small networks)")
+    algorithm: str = setting("dqn", "how to learn: dqn (n-step double DQN), rainbow (with all further parts of DQN)")
+    backend: str = setting(
+        "auto",
+        "what the learner computes with: numpy, torch, or auto (numpy where it can: it is faster on small networks)",
+    )
     device: str = setting("auto", "where torch computes: auto (on a GPU when there is one), cpu or cuda")
     network: str = setting(
         "auto", "what sees: mlp, or for images small, nature or impala (its residual network); auto: by the shape"
@@ -44,11 +48,22 @@ class TrainConfig:
     )
     n_step: int = setting(8, "rewards summed before the value of the state they led to", unit="steps")
     hidden: str = setting("128,128", "sizes of the network's hidden layers")
+    double: bool = setting(True, "the online network chooses the action whose value the target network tells")
+    dueling: bool = setting(False, "the head tells a state's value and its actions' advantages apart")
+    head_hidden: int = setting(0, "size of a hidden layer in each stream of the head; 0: none")
+    noisy: bool = setting(False, "explore by learned noise in the head's weights, instead of epsilon")
+    noisy_sigma: float = setting(0.5, "with --noisy: its size at the start, divided by the root of a layer's inputs")
+    distributional: str = setting("none", "what is learned of returns: none (their mean), c51 or qr (quantiles)")
+    atoms: int = setting(51, "with --distributional: numbers that describe a distribution")
+    v_min: float = setting(-10.0, "with c51: the least return that is told apart, of scaled rewards")
+    v_max: float = setting(10.0, "with c51: the greatest return that is told apart, of scaled rewards")
     gamma: float = setting(0.99, "discount per step")
     reward_scale: float = setting(0.05, "rewards are multiplied by this before they are learned from")
     learning_rate: float = setting(2e-3, "Adam's learning rate at the start")
     learning_rate_end: float = setting(0.1, "fraction of the learning rate that is left after its decay")
     learning_rate_steps: int = setting(60_000, "the learning rate decays over this many steps", unit="env steps")
+    adam_epsilon: float = setting(1e-8, "Adam's epsilon: larger ones calm steps where gradients are small")
+    max_grad_norm: float = setting(0.0, "longer gradients are shortened to this; 0: never")
     batch_size: int = setting(128, "transitions in an update")
     target_update: int = setting(20, "the target network is renewed after this many", unit="updates")
     exploration: str = setting(
@@ -63,6 +78,9 @@ class TrainConfig:
 
     buffer_size: int = setting(50_000, "transitions that the replay buffer holds")
     warmup_steps: int = setting(500, "transitions in the replay buffer before the first update")
+    prioritised: bool = setting(False, "sample transitions by the error that they were last learned with")
+    priority_exponent: float = setting(0.5, "with --prioritised: α, from 0 (uniform) to 1 (by the error itself)")
+    importance_start: float = setting(0.4, "with --prioritised: β at the start, rising to 1 (no bias)")
     replay_ratio: float = setting(0.25, "updates per transition that comes into the replay buffer")
     publish_every: int = setting(8, "the learner publishes its weights after this many", unit="updates")
 
@@ -109,6 +127,7 @@ class TrainConfig:
             self.explorers == 1 or not self.deterministic,
             "must be 1 with --deterministic: which of several is first is never the same",
         )
+        self._require_one_kind()
         _require(self, "hidden", _is_sizes(self.hidden), "must be whole numbers with commas, as in 128,128")
         _require(
             self,
@@ -116,6 +135,22 @@ class TrainConfig:
             self.warmup_steps <= self.buffer_size,
             f"can never be reached: the buffer holds {self.buffer_size} (--buffer-size)",
         )
+
+    def _require_one_kind(self) -> None:
+        """Parts of the DQN family that exclude one another."""
+        if self.backend == "numpy":
+            _require(self, "noisy", not self.noisy, "needs --backend torch (or auto): NumPy has no noisy layers")
+            is_mean = self.distributional == "none"
+            _require(self, "distributional", is_mean, "needs --backend torch (or auto): NumPy learns means alone")
+        is_scheduled = self.exploration == "schedule"
+        _require(
+            self, "noisy", not self.noisy or is_scheduled, "explores by its noise: leave out --exploration per-env"
+        )
+        if self.distributional != "none":
+            _require(self, "atoms", self.atoms >= 2, f"is too few for --distributional {self.distributional}")
+        for name in ("v_min", "v_max"):
+            _require(self, name, math.isfinite(getattr(self, name)), "must be finite")
+        _require(self, "v_min", self.v_min < self.v_max, f"must be less than --v-max, {self.v_max!r}")
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
@@ -125,16 +160,20 @@ class TrainConfig:
 
 _AT_LEAST_ONE = (
     "explorers", "n_step", "learning_rate_steps", "batch_size", "target_update", "epsilon_steps", "buffer_size",
-    "warmup_steps", "publish_every", "inference_batch", "torch_threads", "eval_episodes",
-    "barrier_steps",
+    "warmup_steps", "publish_every", "inference_batch", "torch_threads", "eval_episodes", "barrier_steps", "atoms",
 )  # fmt: skip
 _CHOICES = {
     "algorithm": ALGORITHMS, "backend": BACKENDS, "device": DEVICES, "network": NETWORKS, "image_channels": CHANNELS,
-    "inference": INFERENCE, "exploration": EXPLORATION,
+    "inference": INFERENCE, "exploration": EXPLORATION, "distributional": DISTRIBUTIONAL,
 }  # fmt: skip
-_SHARES = ("gamma", "learning_rate_end", "epsilon_start", "epsilon_end", "epsilon_base")
-_POSITIVE = ("reward_scale", "learning_rate", "replay_ratio", "checkpoint_every_s", "reopen_s")
-_NOT_NEGATIVE = ("seed", "inference_deadline_s", "eval_every_s", "epsilon_spread")
+_SHARES = (
+    "gamma", "learning_rate_end", "epsilon_start", "epsilon_end", "epsilon_base", "priority_exponent",
+    "importance_start",
+)  # fmt: skip
+_POSITIVE = (
+    "reward_scale", "learning_rate", "replay_ratio", "checkpoint_every_s", "reopen_s", "noisy_sigma", "adam_epsilon",
+)  # fmt: skip
+_NOT_NEGATIVE = ("seed", "inference_deadline_s", "eval_every_s", "epsilon_spread", "head_hidden", "max_grad_norm")
 
 
 def _require(config: TrainConfig, name: str, is_right: bool, why: str) -> None:

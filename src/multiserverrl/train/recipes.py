@@ -13,7 +13,12 @@ from typing import Any
 __all__ = ["RECIPES", "Recipe", "recipe_for"]
 
 # (algorithm, env id; None: any) → what differs from the defaults; an env's recipe stands above the algorithm's own
-RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {}
+RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {
+    ("rainbow", None): {
+        "dueling": True, "prioritised": True, "distributional": "c51", "noisy": True, "n_step": 3, "head_hidden": 128,
+        "adam_epsilon": 1.5e-4, "max_grad_norm": 10.0,
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,5 @@
+"""The DQN family: its targets and losses against slow NumPy, and every combination of its parts at work."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -5,78 +7,219 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from multiserverrl.errors import ConfigError
 from multiserverrl.train.algorithms import algorithm_for
-from multiserverrl.train.algorithms.dqn import DoubleDQN, DoubleDQNLearner
+from multiserverrl.train.algorithms.dqn import DQN, DQNLearner, c51_losses, qr_losses
+from multiserverrl.train.algorithms.schedules import learning_rate_at
 from multiserverrl.train.config import TrainConfig
-from multiserverrl.train.networks import mlp
+from multiserverrl.train.policy import Policy, load_policy, save_policy
+from multiserverrl.train.recipes import RECIPES
 from multiserverrl.train.task import Task
+from tests.train.algorithms.batches import CONFIG, SWITCHES, TASK, combinations, name_of, random_batch
+from tests.train.fakes import plain_values
 
-TASK = Task(obs_shape=(2, 2), num_actions=3, action_start=5)
-CONFIG = TrainConfig(hidden="16,8", batch_size=32, target_update=1000)
-
-
-def random_batch(seed: int, B: int = 32) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    return {
-        "obs": rng.normal(size=(B, 2, 2)).astype(np.float32),
-        "action": rng.integers(0, 3, B),
-        "reward": rng.normal(size=B).astype(np.float32),
-        "next_obs": rng.normal(size=(B, 2, 2)).astype(np.float32),
-        "discount": np.where(rng.random(B) < 0.3, 0.0, 0.9).astype(np.float32),
-        "weights_version": np.ones(B, np.int64),
-    }
-
-
-def slow_errors(online: dict[str, Any], target: dict[str, Any], batch: dict[str, Any]) -> list[float]:
-    """Double Q-learning's temporal-difference errors, one transition at a time."""
-    errors = []
-    for row in range(len(batch["reward"])):
-        value = mlp(online, batch["obs"][row].reshape(1, -1))[0, batch["action"][row]]
-        next_obs = batch["next_obs"][row].reshape(1, -1)
-        chosen = int(np.argmax(mlp(online, next_obs)[0]))
-        wanted = batch["reward"][row] + batch["discount"][row] * mlp(target, next_obs)[0, chosen]
-        errors.append(float(wanted - value))
-    return errors
-
-
-def huber(errors: Any) -> float:
-    sizes = np.abs(errors)
-    return float(np.mean(np.where(sizes < 1, 0.5 * sizes**2, sizes - 0.5)))
+TORCH = replace(CONFIG, backend="torch")
+KINDS = [{"distributional": kind} for kind in SWITCHES["distributional"]]
+EVERY = combinations(*SWITCHES)
 
 
 def numpy_weights(tensors: dict[str, Any]) -> dict[str, Any]:
     return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
 
 
-def test_the_target_is_the_slow_double_q_target_and_the_loss_its_huber_loss() -> None:
-    learner = DoubleDQNLearner(CONFIG, TASK)
+def slow_errors(online: dict[str, Any], target: dict[str, Any], batch: dict[str, Any], is_double: bool) -> list[float]:
+    """Temporal-difference errors, one transition at a time."""
+    errors = []
+    for row in range(len(batch["reward"])):
+        value = plain_values(online, batch["obs"][row][None])[0, batch["action"][row]]
+        next_obs = batch["next_obs"][row][None]
+        chosen = int(np.argmax(plain_values(online if is_double else target, next_obs)[0]))
+        wanted = batch["reward"][row] + batch["discount"][row] * plain_values(target, next_obs)[0, chosen]
+        errors.append(float(wanted - value))
+    return errors
+
+
+def huber(error: float) -> float:
+    return 0.5 * error**2 if abs(error) < 1 else abs(error) - 0.5
+
+
+@pytest.mark.parametrize("is_double", [True, False])
+@pytest.mark.parametrize("is_weighted", [True, False])
+def test_the_target_is_the_slow_one_and_the_loss_its_weighted_huber_loss(is_double: bool, is_weighted: bool) -> None:
+    learner = DQNLearner(replace(TORCH, double=is_double), TASK)
     for seed in range(30):  # online and target networks drift apart
         learner.update(random_batch(seed), 0)
     online, target = numpy_weights(learner.online), numpy_weights(learner.target)
-    batch = random_batch(99)
-    single_max = batch["reward"] + batch["discount"] * mlp(target, batch["next_obs"].reshape(32, -1)).max(axis=1)
+    batch = random_batch(99, is_weighted=is_weighted)
     updated = learner.update(batch, 0)
-    slow = slow_errors(online, target, batch)
+    slow, other = (slow_errors(online, target, batch, is_other ^ is_double) for is_other in (False, True))
+    weights = batch.get("importance", np.ones(32))
     np.testing.assert_allclose(updated.errors, slow, atol=1e-5)
-    assert updated.loss == pytest.approx(huber(slow), abs=1e-5)
-    own = mlp(online, batch["obs"].reshape(32, -1))[np.arange(32), batch["action"]]
-    assert np.abs(single_max - own - slow).max() > 0.01, "plain DQN's target would have passed as well"
+    assert float(updated.loss) == pytest.approx(
+        np.mean([weight * huber(error) for weight, error in zip(weights, slow, strict=True)]), abs=1e-5
+    )
+    assert np.abs(np.subtract(slow, other)).max() > 0.01, "with and without double would have passed alike"
 
 
-def test_one_batch_can_be_learned_by_heart() -> None:
-    learner = DoubleDQNLearner(replace(CONFIG, learning_rate=5e-3), TASK)
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits) / np.exp(logits).sum()
+
+
+def test_c51_is_the_slow_projection_and_its_divergence() -> None:
+    rng, B, N = np.random.default_rng(0), 40, 7
+    support = np.linspace(-2.0, 3.0, N)
+    logits, next_logits = rng.normal(size=(2, B, N)).astype(np.float32)
+    reward, discount = rng.normal(size=B, scale=2.0).astype(np.float32), np.float32([0.0, 0.9, 1.0, 0.5] * 10)
+    reward[:3], discount[:3] = [-2.0, 0.5, 3.0], 0.0  # on an atom, also on the first and the last
+    reward[4:6], discount[4:6] = [50.0, -50.0], 0.9  # beyond the ends
+    wanted = []
+    for row in range(B):
+        target = np.zeros(N)
+        for atom, share in zip(support, softmax(next_logits[row]), strict=True):
+            place = min(max(reward[row] + discount[row] * atom, -2.0), 3.0)
+            for i in range(N):  # equation 7
+                target[i] += share * min(max(1.0 - abs(place - support[i]) / (support[1] - support[0]), 0.0), 1.0)
+        assert target.sum() == pytest.approx(1.0)
+        foretold = softmax(logits[row])
+        wanted.append(sum(t * np.log(t / f) for t, f in zip(target, foretold, strict=True) if t > 0.0))
+    tensors = (torch.from_numpy(array) for array in (logits, next_logits, reward, discount))
+    losses, errors = c51_losses(*tensors, torch.linspace(-2.0, 3.0, N))
+    np.testing.assert_allclose(losses, wanted, atol=1e-5)
+    np.testing.assert_array_equal(losses, errors)
+
+
+def test_qr_is_the_slow_quantile_huber_loss() -> None:
+    rng, B, N = np.random.default_rng(0), 20, 5
+    quantiles, next_quantiles = rng.normal(size=(2, B, N), scale=2.0).astype(np.float32)
+    reward, discount = rng.normal(size=B).astype(np.float32), np.float32([0.0, 0.9] * 10)
+    wanted_losses, wanted_errors = np.zeros(B), np.zeros(B)
+    for row in range(B):
+        for i in range(N):
+            for j in range(N):
+                error = float(reward[row] + discount[row] * next_quantiles[row, j] - quantiles[row, i])
+                weight = abs((2 * i + 1) / (2 * N) - (error < 0.0))
+                wanted_losses[row] += weight * huber(error) / N
+                wanted_errors[row] += abs(error) / N**2
+    losses, errors = qr_losses(*(torch.from_numpy(array) for array in (quantiles, next_quantiles, reward, discount)))
+    np.testing.assert_allclose(losses, wanted_losses, rtol=1e-5)
+    np.testing.assert_allclose(errors, wanted_errors, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", KINDS, ids=name_of)
+def test_the_next_action_is_chosen_by_the_online_networks_expectation(settings: dict[str, Any]) -> None:
+    algorithm = DQN(replace(TORCH, **settings), TASK)
+    learner = algorithm.init()
+    for seed in range(20):
+        learner.update(random_batch(seed), 0)
+    batch = random_batch(50)
+    chosen = algorithm.act(learner.weights(), batch["next_obs"], {}, 0.0, np.random.default_rng(0))[0]
+    with torch.no_grad():
+        returns = algorithm.network.in_torch(learner.online, torch.from_numpy(batch["next_obs"]))
+    np.testing.assert_array_equal(learner._expected(returns).argmax(1), chosen)
+    shares = torch.softmax(returns, 2).numpy() if settings["distributional"] == "c51" else 1.0 / returns.shape[2]
+    points = learner.support.numpy() if settings["distributional"] == "c51" else returns.numpy()
+    np.testing.assert_array_equal((shares * points).sum(2).argmax(1), chosen)
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=name_of)
+def test_every_combination_acts_learns_and_goes_on_from_its_state(settings: dict[str, Any]) -> None:
+    config = replace(CONFIG, **settings, target_update=2, max_grad_norm=1.0)
+    algorithm, rng = algorithm_for(config, TASK), np.random.default_rng(0)
+    first, second = algorithm.init(), algorithm_for(replace(config, seed=0), TASK).init()
+    batches = [random_batch(seed, is_weighted=config.prioritised) for seed in range(6)]
+    fresh = first.weights()
+    for batch in batches[:3]:
+        first.update(batch, 0)
+    second.load_state({name: array.copy() for name, array in first.state().items()})
+    for batch in batches[3:]:
+        told = [learner.update(batch, 0) for learner in (first, second)]
+        assert float(told[0].loss) == float(told[1].loss)
+        assert told[0].errors.shape == (32,)
+    for name, array in first.state().items():
+        np.testing.assert_array_equal(second.state()[name], array)
+    weights = first.weights()
+    assert {name: (str(a.dtype), a.shape) for name, a in weights.items()} == algorithm.weights_fields
+    assert all((weights[name] != fresh[name]).any() for name in weights), "some weights are never learned"
+    prepared = algorithm.prepare(weights)
+    for explore in (0.0, algorithm.exploration(0), np.linspace(0.0, 1.0, 32)):
+        actions, extras = algorithm.act(prepared, batches[0]["obs"], {}, explore, rng)
+        assert (actions.shape, actions.dtype, extras) == ((32,), np.int64, {})
+        assert set(actions) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    "settings", [*KINDS, {"noisy": True}, {"dueling": True, "noisy": True, "distributional": "c51"}], ids=name_of
+)
+def test_one_batch_can_be_learned_by_heart(settings: dict[str, Any]) -> None:
+    learner = DQNLearner(replace(TORCH, **settings, learning_rate=1e-2, noisy_sigma=0.1), TASK)
     batch = {**random_batch(0), "discount": np.zeros(32, np.float32)}
-    first = learner.update(batch, 0).loss
-    for _ in range(600):
+    first = float(learner.update(batch, 0).loss)
+    for _ in range(500):
         last = learner.update(batch, 0)
-    assert last.loss < first / 200
-    assert np.abs(last.errors).max() < 0.2
+    # noise cannot be learned away at once, nor can 9 quantiles be all one number under it
+    assert float(last.loss) < first / (20 if "noisy" in settings else 100)
+
+
+@pytest.mark.parametrize("settings", KINDS, ids=name_of)
+def test_the_policy_of_every_kind_comes_back_from_its_file(settings: dict[str, Any], tmp_path: Any) -> None:
+    config = replace(CONFIG, **settings, dueling=True, noisy=True)
+    weights = algorithm_for(config, TASK).init().weights()
+    policy = Policy(config, TASK, {**weights, "published": np.zeros(3)}, version=1)
+    save_policy(tmp_path / "policy.safetensors", policy)
+    obs = random_batch(1)["obs"]
+    np.testing.assert_array_equal(load_policy(tmp_path / "policy.safetensors")(obs), policy(obs))
+
+
+def test_images_are_learned_from_and_acted_on_by_every_part_together() -> None:
+    task = Task((6, 6, 2), 3, obs_dtype="uint8")
+    config = replace(CONFIG, dueling=True, noisy=True, distributional="c51", device="cpu")
+    algorithm, rng = algorithm_for(config, task), np.random.default_rng(0)
+    images = {name: rng.integers(0, 256, (32, 6, 6, 2), np.uint8) for name in ("obs", "next_obs")}
+    learner = algorithm.init()
+    updated = learner.update({**random_batch(0), **images}, 0)
+    assert np.isfinite(float(updated.loss))
+    prepared = algorithm.prepare({**learner.weights(), "published": np.zeros(3)})
+    greedy = [algorithm.act(prepared, images["obs"], {}, 0.0, rng)[0] for _ in range(2)]
+    np.testing.assert_array_equal(*greedy)
+    assert any((algorithm.act(prepared, images["obs"], {}, 1e-9, rng)[0] != greedy[0]).any() for _ in range(20))
+
+
+def test_a_noisy_network_explores_by_noise_that_is_drawn_for_each_batch_and_is_greedy_without() -> None:
+    algorithm, rng = DQN(replace(CONFIG, noisy=True), TASK), np.random.default_rng(0)
+    weights, obs = algorithm.fresh(rng), random_batch(0, B=200)["obs"]
+    greedy = algorithm.act(weights, obs, {}, 0.0, rng)[0]
+    np.testing.assert_array_equal(algorithm.act(weights, obs, {}, 0.0, rng)[0], greedy)
+    explored = [algorithm.act(weights, obs, {}, algorithm.exploration(10_000), rng)[0] for _ in range(10)]
+    assert all(0.0 < np.mean(actions != explored[0]) < 1.0 for actions in explored[1:])
+    quiet = {name: array * 0.0 if name.endswith("_sigma") else array for name, array in weights.items()}
+    np.testing.assert_array_equal(algorithm.act(quiet, obs, {}, algorithm.exploration(0), rng)[0], greedy)
+
+
+def test_an_updates_three_noises_differ_and_are_named_by_its_number() -> None:
+    learner, same = (DQNLearner(replace(TORCH, noisy=True), TASK) for _ in range(2))
+    name = "head.actions.layer0.weight"
+    first = [weights[name].detach().numpy() for weights in learner._noisy_weights()]
+    again = [weights[name].detach().numpy() for weights in same._noisy_weights()]
+    learner.updates += 1
+    later = [weights[name].detach().numpy() for weights in learner._noisy_weights()]
+    np.testing.assert_array_equal(first, again)
+    assert len({array.tobytes() for array in (*first, *later)}) == 6
+
+
+def test_gradients_are_shortened_to_their_greatest_length() -> None:
+    longest = []
+    for limit in (0.0, 1e-3):
+        learner = DQNLearner(replace(TORCH, max_grad_norm=limit), TASK)
+        learner.update(random_batch(0), 0)
+        longest.append(float(torch.cat([tensor.grad.flatten() for tensor in learner.online.values()]).norm()))
+    assert longest[0] > 0.01
+    assert longest[1] == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_the_target_network_is_renewed_after_exactly_so_many_updates() -> None:
-    learner = DoubleDQNLearner(replace(CONFIG, target_update=5), TASK)
+    learner = DQNLearner(replace(TORCH, target_update=5), TASK)
     fresh = numpy_weights(learner.target)
     for update in range(1, 11):
         learner.update(random_batch(update), 0)
@@ -88,38 +231,25 @@ def test_the_target_network_is_renewed_after_exactly_so_many_updates() -> None:
 
 
 def test_the_learning_rate_falls_to_its_end_and_stays() -> None:
-    learner = DoubleDQNLearner(replace(CONFIG, learning_rate=1.0, learning_rate_end=0.1, learning_rate_steps=100), TASK)
-    assert [learner.learning_rate(steps) for steps in (0, 50, 90, 1000)] == pytest.approx([1.0, 0.5, 0.1, 0.1])
-
-
-def test_a_learner_goes_on_from_its_state_exactly_as_it_would_have() -> None:
-    first = DoubleDQNLearner(CONFIG, TASK)
-    for seed in range(10):
-        first.update(random_batch(seed), 0)
-    second = DoubleDQNLearner(replace(CONFIG, seed=7), TASK)
-    second.load_state(first.state())
-    for seed in range(10, 20):
-        for learner in (first, second):
-            learner.update(random_batch(seed), 0)
-    for name, array in first.state().items():
-        np.testing.assert_array_equal(second.state()[name], array)
+    config = replace(CONFIG, learning_rate=1.0, learning_rate_end=0.1, learning_rate_steps=100)
+    assert [learning_rate_at(config, steps) for steps in (0, 50, 90, 1000)] == pytest.approx([1.0, 0.5, 0.1, 0.1])
 
 
 def test_a_state_can_be_taken_before_the_first_update() -> None:
-    first, second = DoubleDQNLearner(CONFIG, TASK), DoubleDQNLearner(replace(CONFIG, seed=1), TASK)
+    first, second = DQNLearner(TORCH, TASK), DQNLearner(replace(TORCH, seed=1), TASK)
     second.load_state(first.state())
-    losses = [learner.update(random_batch(0), 0).loss for learner in (first, second)]
+    losses = [float(learner.update(random_batch(0), 0).loss) for learner in (first, second)]
     assert losses[0] == losses[1]
 
 
 def test_the_state_of_another_network_is_refused() -> None:
-    other = DoubleDQNLearner(replace(CONFIG, hidden="32"), TASK)
-    with pytest.raises(ValueError, match=r"layer0\.weight"):
-        DoubleDQNLearner(CONFIG, TASK).load_state(other.state())
+    other = DQNLearner(replace(TORCH, hidden="32"), TASK)
+    with pytest.raises(ValueError, match=r"encoder\.layer0\.weight"):
+        DQNLearner(TORCH, TASK).load_state(other.state())
 
 
 def test_published_weights_do_not_change_with_later_updates() -> None:
-    learner = DoubleDQNLearner(CONFIG, TASK)
+    learner = DQNLearner(TORCH, TASK)
     weights = learner.weights()
     before = {name: array.copy() for name, array in weights.items()}
     learner.update(random_batch(0), 0)
@@ -127,17 +257,11 @@ def test_published_weights_do_not_change_with_later_updates() -> None:
     assert any((learner.weights()[name] != before[name]).any() for name in weights)
 
 
-def test_the_weights_are_those_that_the_algorithm_declares() -> None:
-    algorithm = algorithm_for(CONFIG, TASK)
-    weights = algorithm.init().weights()
-    assert {name: (str(a.dtype), a.shape) for name, a in weights.items()} == algorithm.weights_fields
-
-
 def test_greedy_actions_are_the_best_and_random_ones_come_in_the_share_asked_for() -> None:
-    algorithm, rng = DoubleDQN(CONFIG, TASK), np.random.default_rng(0)
-    weights = algorithm.init().weights()
+    algorithm, rng = DQN(CONFIG, TASK), np.random.default_rng(0)
+    weights = algorithm.fresh(rng)
     obs = random_batch(0, B=3000)["obs"]
-    best = mlp(weights, obs.reshape(3000, -1)).argmax(axis=1)
+    best = plain_values(weights, obs).argmax(axis=1)
     greedy, _ = algorithm.act(weights, obs, {}, 0.0, rng)
     np.testing.assert_array_equal(greedy, best)
     explored, _ = algorithm.act(weights, obs, {}, 0.3, rng)
@@ -147,13 +271,22 @@ def test_greedy_actions_are_the_best_and_random_ones_come_in_the_share_asked_for
 
 
 def test_epsilon_falls_linearly_to_its_end() -> None:
-    algorithm = DoubleDQN(replace(CONFIG, epsilon_start=1.0, epsilon_end=0.1, epsilon_steps=100), TASK)
+    algorithm = DQN(replace(CONFIG, epsilon_start=1.0, epsilon_end=0.1, epsilon_steps=100), TASK)
     assert [algorithm.exploration(steps) for steps in (0, 50, 100, 1000)] == pytest.approx([1.0, 0.55, 0.1, 0.1])
 
 
-@pytest.mark.parametrize(
-    "task", [Task(obs_shape=(4,), num_actions=0, action_shape=(1,)), Task((8, 8), 2, obs_dtype="uint8")]
-)
-def test_tasks_that_it_cannot_learn_are_refused(task: Task) -> None:
-    with pytest.raises(ConfigError):
-        algorithm_for(CONFIG, task)
+def test_continuous_actions_are_refused() -> None:
+    with pytest.raises(ConfigError, match="Discrete"):
+        algorithm_for(CONFIG, Task(obs_shape=(4,), num_actions=0, action_shape=(1,)))
+
+
+def test_numpy_is_refused_for_images_and_says_what_to_use() -> None:
+    with pytest.raises(ConfigError, match="--backend torch"):
+        algorithm_for(replace(CONFIG, backend="numpy"), Task((8, 8), 2, obs_dtype="uint8"))
+
+
+def test_rainbow_has_all_its_parts() -> None:
+    config = TrainConfig(algorithm="rainbow", **RECIPES["rainbow", None])
+    assert (config.double, config.dueling, config.n_step, config.prioritised) == (True, True, 3, True)
+    assert (config.distributional, config.noisy) == ("c51", True)
+    assert isinstance(algorithm_for(config, TASK), DQN)

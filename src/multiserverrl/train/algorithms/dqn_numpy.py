@@ -1,90 +1,91 @@
-"""The learner of `dqn` in NumPy: forward, backward and Adam on one page, for plain networks on the CPU.
+"""The DQN family's learner in NumPy: forward, backward and Adam on one page, for plain networks on the CPU.
 
 The same updates as the torch learner (equal within 1e-5 over 100 of them), about 1.5 times as many a second in a
-whole run on CartPole (bench/train.py), and no process imports torch. Equations as in `dqn`; Adam: Kingma and Ba
-(ICLR 2015), algorithm 1.
+whole run on CartPole (bench/train.py), and no process imports torch. Double, dueling and prioritised are here;
+distributions and noise are torch's. Equations as in `dqn`; Adam: Kingma and Ba (ICLR 2015), algorithm 1.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from multiserverrl.train.algorithms.protocol import Array, Batch, Updated, Weights
+from multiserverrl.train.algorithms.protocol import Array, Batch, Fields, Updated, Weights
+from multiserverrl.train.algorithms.schedules import learning_rate_at
 from multiserverrl.train.config import TrainConfig
-from multiserverrl.train.networks import mlp, mlp_fields, new_mlp
+from multiserverrl.train.networks.plain import numbers_of
+from multiserverrl.train.networks.q_network import QNetwork
 from multiserverrl.train.task import Task
 
-__all__ = ["NumpyDoubleDQNLearner"]
+__all__ = ["NumpyDQNLearner", "require_same"]
 
-_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
+_BETA_1, _BETA_2 = 0.9, 0.999
 # Dead ReLUs leave zeros in the gradient, Adam's moments then decay into denormals: 1.7 times slower. These keep
 # them above, far below anything that moves a weight.
 _LEAST_GRADIENT, _LEAST_SQUARE = np.float32(1e-20), np.float32(1e-30)
 
 
-class NumpyDoubleDQNLearner:
+class _Layer(NamedTuple):
+    """(out, in) weight and (out,) bias, and where their gradients go."""
+
+    weight: Array
+    bias: Array
+    weight_slope: Array
+    bias_slope: Array
+
+
+class _Layers(NamedTuple):
+    """The trunk has a ReLU after each, a stream (of actions, and where dueling of the state) after all but its last."""
+
+    trunk: list[_Layer]
+    streams: list[list[_Layer]]
+
+
+class NumpyDQNLearner:
     """The half that learns. Parameters, gradients and moments are flat arrays; the layers are views of them."""
 
     def __init__(self, config: TrainConfig, task: Task) -> None:
-        self.config = config
-        self._fields = mlp_fields(task.obs_size, config.hidden_sizes, task.num_actions)
-        rng = np.random.default_rng([config.seed, 0])
-        fresh = new_mlp(rng, task.obs_size, config.hidden_sizes, task.num_actions)
+        self.config, self.network = config, QNetwork(config, task)
+        fresh = self.network.fresh(np.random.default_rng([config.seed, 0]))
         self._parameters = np.concatenate([array.ravel() for array in fresh.values()])
         self._wanted = self._parameters.copy()  # the target network
         self._gradient, self._first, self._second, self._scratch = (np.zeros_like(self._parameters) for _ in range(4))
         self.online, self.target = self._views(self._parameters), self._views(self._wanted)
-        self._slopes = self._views(self._gradient)
-        self._layers = len(fresh) // 2
+        self._online, self._target = self._layers(self.online), self._layers(self.target)
         self.steps = 0  # of Adam
         self.updates = 0
 
     def update(self, batch: Batch, env_steps: int) -> Updated:
-        obs, next_obs = (batch[name].reshape(len(batch[name]), -1) for name in ("obs", "next_obs"))  # (B, obs_size)
+        obs, next_obs = numbers_of(batch["obs"]), numbers_of(batch["next_obs"])  # (B, obs_size)
         B = len(obs)
         rows = np.arange(B)
-        # Equation 4 with the target network as its second: the online network chooses the action,
-        # the target network says what it is worth.
-        best = mlp(self.online, next_obs).argmax(axis=1)  # (B,)
-        wanted = batch["reward"] + batch["discount"] * mlp(self.target, next_obs)[rows, best]  # (B,)
-        inputs, outputs = self._forward(obs)
-        error = outputs[rows, batch["action"]] - wanted  # (B,)
+        # Double (equation 4, the target network as its second): the online network chooses the action, the target
+        # network says what it is worth. Without it the target network does both.
+        next_values = _values(self._target, next_obs)[0]  # (B, A)
+        judged = _values(self._online, next_obs)[0] if self.config.double else next_values
+        wanted = batch["reward"] + batch["discount"] * next_values[rows, judged.argmax(axis=1)]  # (B,)
+        values, inputs = _values(self._online, obs)
+        error = values[rows, batch["action"]] - wanted  # (B,)
         size = np.abs(error)
-        loss = float(np.where(size < 1.0, 0.5 * error * error, size - 0.5).mean())
-        slope = np.zeros_like(outputs)  # (B, A) of Huber's loss in the outputs
-        slope[rows, batch["action"]] = np.clip(error, -1.0, 1.0) / np.float32(B)
-        self._backward(inputs, slope)
-        self._adam(self.learning_rate(env_steps))
+        losses = np.where(size < 1.0, 0.5 * error * error, size - 0.5)  # Huber's
+        share = batch.get("importance", np.float32(1.0)) / np.float32(B)  # of each in the loss
+        slope = np.zeros_like(values)  # (B, A) of the loss in the values
+        slope[rows, batch["action"]] = np.clip(error, -1.0, 1.0) * share
+        _backward(self._online, inputs, slope)
+        self._adam(learning_rate_at(self.config, env_steps))
         self.updates += 1
         if self.updates % self.config.target_update == 0:
             self._wanted[:] = self._parameters
-        return Updated(loss, -error)
-
-    def _forward(self, obs: Array) -> tuple[list[Array], Array]:
-        """What went into each layer, and the outputs (B, A)."""
-        inputs, values = [], obs
-        for layer in range(self._layers):
-            inputs.append(values)
-            values = values @ self.online[f"layer{layer}.weight"].T
-            values += self.online[f"layer{layer}.bias"]
-            if layer < self._layers - 1:
-                np.maximum(values, 0.0, out=values)
-        return inputs, values
-
-    def _backward(self, inputs: list[Array], slope: Array) -> None:
-        """The gradient, from the slope of the loss in the outputs."""
-        for layer in reversed(range(self._layers)):
-            np.matmul(slope.T, inputs[layer], out=self._slopes[f"layer{layer}.weight"])
-            slope.sum(axis=0, out=self._slopes[f"layer{layer}.bias"])
-            if layer:
-                slope = slope @ self.online[f"layer{layer}.weight"]
-                slope *= inputs[layer] > 0.0
+        return Updated(float((losses * share).sum()), -error)
 
     def _adam(self, learning_rate: float) -> None:
         self.steps += 1
         gradient, first, second, scratch = self._gradient, self._first, self._second, self._scratch
+        if self.config.max_grad_norm:
+            length = math.sqrt(np.dot(gradient, gradient))
+            gradient *= np.float32(min(1.0, self.config.max_grad_norm / (length + 1e-6)))  # as torch does
         gradient += _LEAST_GRADIENT
         first *= np.float32(_BETA_1)
         np.multiply(gradient, np.float32(1.0 - _BETA_1), out=scratch)
@@ -96,15 +97,10 @@ class NumpyDoubleDQNLearner:
         second += _LEAST_SQUARE
         np.sqrt(second, out=scratch)
         scratch *= np.float32(1.0 / math.sqrt(1.0 - _BETA_2**self.steps))
-        scratch += np.float32(_EPSILON)
+        scratch += np.float32(self.config.adam_epsilon)
         np.divide(first, scratch, out=scratch)
         scratch *= np.float32(learning_rate / (1.0 - _BETA_1**self.steps))
         self._parameters -= scratch
-
-    def learning_rate(self, env_steps: int) -> float:
-        """Linear from the start to `learning_rate_end` of it."""
-        left = 1.0 - env_steps / self.config.learning_rate_steps
-        return self.config.learning_rate * max(self.config.learning_rate_end, left)
 
     def weights(self) -> Weights:
         return {name: array.copy() for name, array in self.online.items()}
@@ -113,20 +109,16 @@ class NumpyDoubleDQNLearner:
         """As the torch learner's: either goes on from the other's checkpoint."""
         state: dict[str, Array] = {"updates": np.array([self.updates])}
         first, second = self._views(self._first), self._views(self._second)
-        for name in self._fields:
+        for name in self.network.fields:
             state[f"online.{name}"], state[f"target.{name}"] = self.online[name].copy(), self.target[name].copy()
             state[f"adam.exp_avg.{name}"], state[f"adam.exp_avg_sq.{name}"] = first[name].copy(), second[name].copy()
             state[f"adam.step.{name}"] = np.array(self.steps, np.float32)
         return state
 
     def load_state(self, state: dict[str, Array]) -> None:
-        for name, array in self.online.items():
-            kept = state.get(f"online.{name}")
-            if kept is None or kept.shape != array.shape:
-                found = "missing" if kept is None else f"{kept.shape}"
-                raise ValueError(f"weights {name!r} are {found}, this run's network has {array.shape}")
+        require_same(self.network.fields, state)
         first, second = self._views(self._first), self._views(self._second)
-        for name in self._fields:
+        for name in self.network.fields:
             self.online[name][...], self.target[name][...] = state[f"online.{name}"], state[f"target.{name}"]
             first[name][...], second[name][...] = state[f"adam.exp_avg.{name}"], state[f"adam.exp_avg_sq.{name}"]
             self.steps = int(state[f"adam.step.{name}"])
@@ -135,8 +127,79 @@ class NumpyDoubleDQNLearner:
     def _views(self, flat: Array) -> Weights:
         """One view a layer's array, in the order of the fields."""
         views, begin = {}, 0
-        for name, (_, shape) in self._fields.items():
+        for name, (_, shape) in self.network.fields.items():
             end = begin + math.prod(shape)
             views[name] = flat[begin:end].reshape(shape)
             begin = end
         return views
+
+    def _layers(self, weights: Weights) -> _Layers:
+        slopes = self._views(self._gradient)
+
+        def layers(names: list[str]) -> list[_Layer]:
+            both = ((f"{name}.weight", f"{name}.bias") for name in names)
+            return [_Layer(weights[weight], weights[bias], slopes[weight], slopes[bias]) for weight, bias in both]
+
+        return _Layers(layers(self.network.trunk), [layers(stream) for stream in self.network.head.streams])
+
+
+def require_same(fields: Fields, state: dict[str, Array]) -> None:
+    """ValueError when the weights of `state` are not of these fields."""
+    for name, (_, shape) in fields.items():
+        kept = state.get(f"online.{name}")
+        if kept is None or kept.shape != shape:
+            found = "missing" if kept is None else f"{kept.shape}"
+            raise ValueError(f"weights {name!r} are {found}, this run's network has {shape}")
+
+
+Inputs = list[Array]  # what went into each of a row of layers
+
+
+def _values(layers: _Layers, obs: Array) -> tuple[Array, list[Inputs]]:
+    """(B, obs_size) → (B, A) values, and what went into the layers of the trunk and of each stream."""
+    trunk, features = _through(layers.trunk, obs)
+    np.maximum(features, 0.0, out=features)
+    streams = [_through(stream, features) for stream in layers.streams]
+    values = streams[0][1]
+    if len(streams) > 1:  # Wang et al., equation 9
+        values = streams[1][1] + values - values.mean(axis=1, keepdims=True)
+    return values, [trunk, *(inputs for inputs, _ in streams)]
+
+
+def _backward(layers: _Layers, inputs: list[Inputs], slope: Array) -> None:
+    """The gradient, from the (B, A) slope of the loss in the values."""
+    trunk, *streams = inputs
+    features = streams[0][0]
+    below = slope
+    if len(streams) > 1:
+        below = slope - slope.mean(axis=1, keepdims=True)
+    towards = _back(layers.streams[0], streams[0], below)
+    if len(streams) > 1:
+        towards += _back(layers.streams[1], streams[1], slope.sum(axis=1, keepdims=True))
+    towards *= features > 0.0
+    _back(layers.trunk, trunk, towards, is_first=True)
+
+
+def _through(layers: list[_Layer], values: Array) -> tuple[Inputs, Array]:
+    """What went into each layer, and what came out of the last before any ReLU."""
+    inputs = []
+    for number, layer in enumerate(layers):
+        if number:
+            np.maximum(values, 0.0, out=values)
+        inputs.append(values)
+        values = values @ layer.weight.T
+        values += layer.bias
+    return inputs, values
+
+
+def _back(layers: list[_Layer], inputs: Inputs, slope: Array, *, is_first: bool = False) -> Array:
+    """The slope in what went into the first layer; where nothing `is_first` before it, that is not computed."""
+    for number in reversed(range(len(layers))):
+        layer = layers[number]
+        np.matmul(slope.T, inputs[number], out=layer.weight_slope)
+        slope.sum(axis=0, out=layer.bias_slope)
+        if number or not is_first:
+            slope = slope @ layer.weight
+        if number:
+            slope *= inputs[number] > 0.0
+    return slope
