@@ -43,9 +43,16 @@ class TrainConfig:
     epsilon_end: float = setting(0.02, "share of random actions after the decay")
     epsilon_steps: int = setting(6_000, "epsilon decays over this many steps", unit="env steps")
 
-    buffer_size: int = setting(50_000, "transitions that the replay buffer holds")
+    frame_stack: int = setting(1, "observations, the newest last, that a network sees at once: 1 is no stack")
+    sequence_length: int = setting(40, "steps of what a recurrent algorithm learns from at once", unit="steps")
+
+    buffer_size: int = setting(50_000, "transitions (of a recurrent algorithm: sequences) that the replay buffer holds")
     warmup_steps: int = setting(500, "transitions in the replay buffer before the first update")
     replay_ratio: float = setting(0.25, "updates per transition that comes into the replay buffer")
+    prioritised: bool = setting(False, "learn more often from transitions whose errors were large")
+    priority_exponent: float = setting(0.5, "alpha of prioritised replay: 0 is uniform, 1 proportional to the error")
+    importance_start: float = setting(0.4, "beta of prioritised replay at the start; it grows to 1")
+    importance_steps: int = setting(100_000, "beta has become 1 after this many", unit="transitions")
     publish_every: int = setting(8, "the learner publishes its weights after this many", unit="updates")
 
     inference_batch: int = setting(64, "observations that make a batch of actions complete")
@@ -73,6 +80,7 @@ class TrainConfig:
         _require(self, "algorithm", self.algorithm in ALGORITHMS, f"must be one of: {', '.join(ALGORITHMS)}")
         _require(self, "backend", self.backend in BACKENDS, f"must be one of: {', '.join(BACKENDS)}")
         _require(self, "hidden", _is_sizes(self.hidden), "must be whole numbers with commas, as in 128,128")
+        _require(self, "sequence_length", self.sequence_length >= 2, "must be at least 2")
         _require(
             self,
             "warmup_steps",
@@ -88,9 +96,12 @@ class TrainConfig:
 
 _AT_LEAST_ONE = (
     "explorers", "n_step", "learning_rate_steps", "batch_size", "target_update", "epsilon_steps", "buffer_size",
-    "warmup_steps", "publish_every", "inference_batch", "torch_threads", "eval_episodes",
+    "warmup_steps", "publish_every", "frame_stack", "importance_steps", "inference_batch", "torch_threads",
+    "eval_episodes",
 )  # fmt: skip
-_SHARES = ("gamma", "learning_rate_end", "epsilon_start", "epsilon_end")
+_SHARES = (
+    "gamma", "learning_rate_end", "epsilon_start", "epsilon_end", "priority_exponent", "importance_start",
+)  # fmt: skip
 _POSITIVE = ("reward_scale", "learning_rate", "replay_ratio", "checkpoint_every_s", "reopen_s")
 _NOT_NEGATIVE = ("seed", "inference_deadline_s", "eval_every_s")
 

@@ -38,6 +38,10 @@ class NStep:
             windows = self._groups[steps.group] = GroupWindows(self.n, self.gamma, self.reward_scale, steps)
         return windows.push(steps)
 
+    def push_again(self, steps: RawSteps) -> None:
+        """As `push`, of steps whose transitions a learner before us has put into the replay buffer."""
+        self.push(steps)
+
     def tails(self) -> Transitions:
         """What the steps that still wait would become if every running episode were cut off now; {} before any step."""
         return _joined([windows.tails() for windows in self._groups.values()]) if self._groups else {}
