@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,21 @@ from multiserverrl.train.channels import RawSteps
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.learner import Training
 from multiserverrl.train.replay import Replay
-from multiserverrl.train.stores import store_layout
+from multiserverrl.train.stores import kept_steps, store_for, store_layout
+from multiserverrl.train.stores.frames import FrameRing
 from multiserverrl.train.task import Task
 from multiserverrl.train.transitions import GroupWindows
 from tests.train.fakes import FakeCounters, FakeWeights
 
 TASK = Task(obs_shape=(2,), num_actions=2)
 CONFIG = TrainConfig(hidden="8", buffer_size=16, warmup_steps=16, n_step=3)  # the buffer goes around
+STACKS = replace(CONFIG, frame_stack=3, prioritised=True)
 TAKEN = 14
 # everything that a learner writes while it takes steps in
-OPERATIONS = [(GroupWindows, "push"), (replay, "_write_around"), (Replay, "_commit"), (RingReader, "done")]
+OPERATIONS = [
+    (GroupWindows, "push"), (FrameRing, "_append"), (replay, "_write_around"), (Replay, "_commit"),
+    (RingReader, "done"),
+]  # fmt: skip
 
 
 class Killed(Exception):
@@ -50,10 +56,12 @@ def raw_steps(number: int) -> RawSteps:
     )
 
 
-def learn(channels: Channels, numbers: list[int]) -> None:
+def learn(channels: Channels, numbers: list[int], config: TrainConfig) -> None:
     """A learner's life: take these steps in, as the explorers write them."""
     reader, writer = channels.step_reader(), channels.step_writer([0, 1])
-    training = Training(CONFIG, TASK, channels.replay_arrays(), FakeWeights(), FakeCounters().row("learner"))
+    training = Training(
+        config, TASK.stacked(config.frame_stack), channels.replay_arrays(), FakeWeights(), FakeCounters().row("learner")
+    )
     training.take_up(reader)
     while True:
         while numbers and writer.write(raw_steps(numbers[0]), timeout_s=0.0):
@@ -66,27 +74,27 @@ def learn(channels: Channels, numbers: list[int]) -> None:
 
 
 @contextmanager
-def new_channels() -> Iterator[Channels]:
-    plan = ChannelPlan(
-        TASK, (3, 2), {}, rows=1, replay=store_layout(CONFIG, algorithm_for(CONFIG, TASK)), kept_steps=CONFIG.n_step - 1
-    )
-    channels = Channels.create(plan)
+def new_channels(config: TrainConfig) -> Iterator[Channels]:
+    task = TASK.stacked(config.frame_stack)
+    algorithm = algorithm_for(config, task)
+    layout, kept = store_layout(config, algorithm), kept_steps(config, algorithm)
+    channels = Channels.create(ChannelPlan(task, (3, 2), {}, rows=1, replay=layout, kept_steps=kept))
     try:
         yield channels
     finally:
         channels.close()
 
 
-def content(channels: Channels) -> dict[str, Any]:
-    buffer = Replay(channels.replay_arrays())
-    return {**{name: array.copy() for name, array in buffer.contents().items()}, "source": buffer.source}
+def content(channels: Channels, config: TrainConfig) -> dict[str, Any]:
+    store = store_for(config, algorithm_for(config, TASK.stacked(config.frame_stack)), channels.replay_arrays())
+    return {**{name: array.copy() for name, array in store.contents().items()}, "source": store.source}
 
 
 @functools.cache
-def undisturbed() -> dict[str, Any]:
-    with new_channels() as channels:
-        learn(channels, list(range(TAKEN)))
-        return content(channels)
+def undisturbed(config: TrainConfig) -> dict[str, Any]:
+    with new_channels(config) as channels:
+        learn(channels, list(range(TAKEN)), config)
+        return content(channels, config)
 
 
 @contextmanager
@@ -111,19 +119,23 @@ def killed_at(call: int, after: bool) -> Iterator[list[int]]:
         yield count
 
 
+@pytest.mark.parametrize("config", [CONFIG, STACKS], ids=["pairs", "stacks"])
 @pytest.mark.parametrize("after", [False, True])
-def test_a_learner_killed_at_any_point_leaves_no_step_out_and_learns_from_none_twice(after: bool) -> None:
-    with killed_at(0, after) as count, new_channels() as channels:
-        learn(channels, list(range(TAKEN)))
-    assert undisturbed()["inserted"][0] > CONFIG.buffer_size
+def test_a_learner_killed_at_any_point_leaves_no_step_out_and_learns_from_none_twice(
+    after: bool, config: TrainConfig
+) -> None:
+    with killed_at(0, after) as count, new_channels(config) as channels:
+        learn(channels, list(range(TAKEN)), config)
+    whole = undisturbed(config)
+    assert whole["inserted"][0] > config.buffer_size
     assert count[0] > 5 * TAKEN
     for call in range(1, count[0] + 1):
-        with new_channels() as channels:
+        with new_channels(config) as channels:
             numbers = list(range(TAKEN))
             with killed_at(call, after), pytest.raises(Killed):
-                learn(channels, numbers)
-            learn(channels, numbers)
-            found = content(channels)
-        assert found.keys() == undisturbed().keys()
-        for name, array in undisturbed().items():
+                learn(channels, numbers, config)
+            learn(channels, numbers, config)
+            found = content(channels, config)
+        assert found.keys() == whole.keys()
+        for name, array in whole.items():
             np.testing.assert_array_equal(found[name], array, err_msg=f"{name}, killed at call {call}")

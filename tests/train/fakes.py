@@ -295,7 +295,7 @@ def train_here(
     )  # fmt: skip
     evaluations = ListedEvaluations(run, np.inf if config.stop_at_return is None else config.stop_at_return)
     with contextlib.closing(make()) as env:
-        task = task_of(env.observation_space, env.action_space)
+        task = task_of(env.observation_space, env.action_space).stacked(config.frame_stack)
     sizes = [num_envs - num_envs // 2, num_envs // 2]
     groups = [
         ExplorerGroup(number, lambda size=size: local_envs(make, size), actions.client(number))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.train.fakes import (
     store_arrays,
 )
 from tests.train.scripted_envs import TASK, Script
+from tests.train.stores.scenes import Declared, all_items, store_on
 
 
 @pytest.fixture(autouse=True)
@@ -344,3 +346,25 @@ def test_an_explorer_whose_envs_are_lent_when_it_starts_again_waits_for_them() -
     assert set(opened) == {0}, "the evaluator had them"
     assert script.opened == 1
     assert counters.get("lent") == 0
+
+
+def test_actions_are_asked_for_with_the_stacks_that_are_learned_from() -> None:
+    task = TASK.stacked(3)
+    config, asked = TrainConfig(frame_stack=3, n_step=1, buffer_size=100, warmup_steps=1), []
+
+    def choose(stacks: np.ndarray) -> np.ndarray:
+        asked.append(stacks.copy())
+        return np.zeros(len(stacks))
+
+    run, script = FakeRun(set()), Script(faults={6: [0]})
+    steps = ListedSteps(run, stop_after=16)
+    group = ExplorerGroup(0, script.open, ScriptedActions(choose))
+    run_explorer(config, task, [group], steps, FakeCounters().row("explorer"), run.control("explorer"))
+    store = store_on(config, Declared(task))
+    for number, raw in enumerate(steps.written):
+        assert raw.obs.shape == (3, 3)
+        store.take(replace(raw, number=number))
+    stacks = {stack.tobytes() for stack in np.concatenate(asked)}
+    learned = [stack.tobytes() for stack in all_items(store)["obs"]]
+    assert len(set(learned)) == len(learned) == 15 * 3 - 1
+    assert set(learned) <= stacks

@@ -47,8 +47,9 @@ def evaluate(path: Path, launch: LaunchConfig, episodes: int) -> Score:
     num_envs = min(episodes, MOST_EVALUATION_ENVS)
     where = replace(launch, env_id=env_id, servers=1, count=num_envs, run_dir=None, resume=None)
     with open_place(where, evaluation_envs=0) as place:
-        if place.task != policy.task:
-            raise ConfigError(f"the policy is of {policy.task}, {env_id} at {place.offers[0].url} is {place.task}")
+        task = place.task.stacked(policy.task.frame_stack)
+        if task != policy.task:
+            raise ConfigError(f"the policy is of {policy.task}, {env_id} at {place.offers[0].url} is {task}")
         num_envs = min(num_envs, place.offers[0].free)
         if num_envs == 0:
             raise ConfigError(f"no environment is free at {place.offers[0].url}")

@@ -33,12 +33,12 @@ def ring_fields(task: Task, num_envs: int, slots: int, extras: Fields) -> Fields
         "written": (np.int64, (1,)),  # slots ever filled; the writer's
         "read": (np.int64, (1,)),  # slots ever emptied; the reader's
         "version": (np.int64, (slots,)),
-        "obs": (task.obs_dtype, (*rows, *task.obs_shape)),
+        "obs": (task.obs_dtype, (*rows, *task.frame_shape)),
         "action": (task.action_dtype, (*rows, *task.action_shape)),
         "reward": (np.float32, rows),
         "terminated": (np.bool_, rows),
         "truncated": (np.bool_, rows),
-        "next_obs": (task.obs_dtype, (*rows, *task.obs_shape)),
+        "next_obs": (task.obs_dtype, (*rows, *task.frame_shape)),
         "valid": (np.bool_, rows),
         **{f"{_EXTRAS}{name}": (dtype, (*rows, *shape)) for name, (dtype, shape) in extras.items()},
     }

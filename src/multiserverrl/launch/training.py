@@ -59,6 +59,7 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress, recipe:
         earlier = stack.enter_context(EarlierRun.lock(Path(launch.resume))) if launch.resume is not None else None
         claims = earlier.claims() if earlier else {}
         place = stack.enter_context(open_place(launch, config.eval_episodes, claims))
+        task = place.task.stacked(config.frame_stack)
         seats = take_seats(place.offers, place.count, config.explorers, config.eval_episodes)
         if config.deterministic and seats.is_borrowed:
             raise ConfigError("--deterministic needs an env for evaluation beside the one that explores: --count 2")
@@ -69,7 +70,7 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress, recipe:
         stack.callback(run_dir.close)
         if seats.is_borrowed:
             config = dataclasses.replace(config, eval_every_s=max(config.eval_every_s, BORROW_EVERY_S))
-        plan = RunPlan(place.env_id, config, place.task, seats, str(run_dir.path), owner, launch.trust)
+        plan = RunPlan(place.env_id, config, task, seats, str(run_dir.path), owner, launch.trust)
         _introduce(progress, plan)
         _tell_settings(progress, effective(launch, place), config, recipe, run_dir.path)
         return _run(plan, place, caught, progress, run_dir)

@@ -4,7 +4,8 @@
     explorer  ── RawSteps ──►  learner  ── weights ──►  inference server, evaluator
     every process writes its own row of Counters; the launcher reads them all
 
-N is the number of envs in an explorer's group, `obs_shape` one observation's shape.
+N is the number of envs in an explorer's group, `frame_shape` is that of one observation, `obs_shape` that of what a
+network sees.
 """
 
 from __future__ import annotations
@@ -41,17 +42,18 @@ class RawSteps:
     """One step of every env of one group, as the envs gave it.
 
     `next_obs` is the observation that the step led to; where an episode ended it is the final one,
-    never the first of the next episode. Rows with `valid` False (a fault of the env) are not to be
-    learned from: they end their env's running window and are counted.
+    never the first of the next episode. Both are single frames, also where a network sees stacks of
+    them. Rows with `valid` False (a fault of the env) are not to be learned from: they end their env's
+    running window and are counted.
     """
 
     group: int  # numbered over all explorers; an env is (group, row)
-    obs: Array  # (N, *obs_shape)
+    obs: Array  # (N, *frame_shape)
     action: Array  # (N, *action_shape)
     reward: Array  # (N,) float32
     terminated: Array  # (N,) bool
     truncated: Array  # (N,) bool
-    next_obs: Array  # (N, *obs_shape)
+    next_obs: Array  # (N, *frame_shape)
     valid: Array  # (N,) bool
     weights_version: int  # of the weights that chose the actions; 0 before the first snapshot
     number: int = -1  # of these steps in their group: the channel counts them

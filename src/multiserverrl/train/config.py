@@ -76,12 +76,16 @@ class TrainConfig:
     epsilon_base: float = setting(0.4, "with --exploration per-env: ε of ε**(1 + α·i/(n-1))")
     epsilon_spread: float = setting(7.0, "with --exploration per-env: α of ε**(1 + α·i/(n-1))")
 
-    buffer_size: int = setting(50_000, "transitions that the replay buffer holds")
+    frame_stack: int = setting(1, "observations, the newest last, that a network sees at once: 1 is no stack")
+    sequence_length: int = setting(40, "steps of what a recurrent algorithm learns from at once", unit="steps")
+
+    buffer_size: int = setting(50_000, "transitions (of a recurrent algorithm: sequences) that the replay buffer holds")
     warmup_steps: int = setting(500, "transitions in the replay buffer before the first update")
     prioritised: bool = setting(False, "sample transitions by the error that they were last learned with")
     priority_exponent: float = setting(0.5, "with --prioritised: α, from 0 (uniform) to 1 (by the error itself)")
     importance_start: float = setting(0.4, "with --prioritised: β at the start, rising to 1 (no bias)")
     replay_ratio: float = setting(0.25, "updates per transition that comes into the replay buffer")
+    importance_steps: int = setting(100_000, "with --prioritised: β has become 1 after this many", unit="transitions")
     publish_every: int = setting(8, "the learner publishes its weights after this many", unit="updates")
 
     inference: str = setting(
@@ -129,6 +133,7 @@ class TrainConfig:
         )
         self._require_one_kind()
         _require(self, "hidden", _is_sizes(self.hidden), "must be whole numbers with commas, as in 128,128")
+        _require(self, "sequence_length", self.sequence_length >= 2, "must be at least 2")
         _require(
             self,
             "warmup_steps",
@@ -161,6 +166,7 @@ class TrainConfig:
 _AT_LEAST_ONE = (
     "explorers", "n_step", "learning_rate_steps", "batch_size", "target_update", "epsilon_steps", "buffer_size",
     "warmup_steps", "publish_every", "inference_batch", "torch_threads", "eval_episodes", "barrier_steps", "atoms",
+    "frame_stack", "importance_steps",
 )  # fmt: skip
 _CHOICES = {
     "algorithm": ALGORITHMS, "backend": BACKENDS, "device": DEVICES, "network": NETWORKS, "image_channels": CHANNELS,

@@ -33,6 +33,7 @@ from multiserverrl.train.opening import (
     sleep_unless_stopping,
     true_next_obs,
 )
+from multiserverrl.train.stacks import FrameStacks
 from multiserverrl.train.task import Task
 
 __all__ = ["ExplorerGroup", "run_explorer"]
@@ -207,6 +208,7 @@ class _Lane:
         self._steps, self._episodes, self._counters, self._control = steps, episodes, counters, control
         self._envs: VectorEnv | None = None
         self._obs = np.zeros(0)
+        self._stacks = FrameStacks(task)
         self._answer = Answer(task.no_actions(0), 0)
         self._played = group.played  # (N,) episodes that each env has ended
         self._opened = self._opened_at = 0  # times; env steps of the whole run, the last time
@@ -380,7 +382,7 @@ class _Lane:
         self.begin_episodes()
 
     def _request(self, begins: Array) -> None:
-        self._group.actions.request(self._obs, begins)
+        self._group.actions.request(self._stacks.pushed(self._obs, begins), begins)
         self._has_request = True
 
     def _await_actions(self) -> Answer:

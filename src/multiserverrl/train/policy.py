@@ -17,6 +17,7 @@ from multiserverrl.observe.disk import DISK, Disk, replace_file
 from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.arraysfile import digest_of, parts_of, read_arrays
 from multiserverrl.train.config import TrainConfig, config_from_json, config_to_json
+from multiserverrl.train.stacks import FrameStacks
 from multiserverrl.train.task import Task
 from multiserverrl.train.weights import weights_fields
 
@@ -40,13 +41,14 @@ class Policy:
         self._prepared = self._algorithm.prepare(self.weights)
         self._rng = np.random.default_rng(0)  # greedy actions draw nothing
         self._extras: dict[str, Array] = {}
+        self._stacks = FrameStacks(self.task)
 
     def __call__(self, obs: Any, begins: Array | None = None) -> Array:
         """The env's own (N, …) observations → (N, …) actions; `begins` (N,) is True where an episode begins.
 
         Without `begins` no episode does, but where there are other envs than before.
         """
-        packed = self.task.packed(obs)
+        packed = self._stacks.pushed(self.task.packed(obs), begins)
         actions, self._extras = self._algorithm.act(
             self._prepared, packed, self._begun(len(packed), begins), 0.0, self._rng
         )

@@ -29,7 +29,7 @@ def replay_fields(transition: Fields, capacity: int) -> Fields:
         **{name: (dtype, (capacity, *shape)) for name, (dtype, shape) in transition.items()},
         _BEGUN: ("int64", (1,)),  # `inserted` of the insertion that runs: rows until there may be half written
         _COMMITS: ("int64", (1,)),  # commits ever made; the mark of number n is n % 2
-        _COMMIT: ("int64", (2, 3)),  # inserted, and the source's group and number
+        _COMMIT: ("int64", (2, 4)),  # inserted, the source's group and number, frames
     }
 
 
@@ -45,16 +45,20 @@ class Replay:
         self._begun, self._commits, self._marks = arrays[_BEGUN], arrays[_COMMITS], arrays[_COMMIT]
         self.arrays = {name: array for name, array in arrays.items() if name not in (_BEGUN, _COMMITS, _COMMIT)}
         self.capacity = min(len(array) for array in self.arrays.values())
-        inserted, group, number = self._marks[self._commits[0] % 2].tolist()
+        inserted, group, number, frames = self._marks[self._commits[0] % 2].tolist()
         self.inserted: int = inserted  # transitions ever put in
+        self.frames: int = frames  # as told with the newest of them
         self.source: Source = (group, number) if self._commits[0] else NO_STEPS
         self._mend()
 
     def __len__(self) -> int:
         return min(self.inserted, self.capacity)
 
-    def insert(self, transitions: dict[str, Array], source: Source = NO_STEPS) -> int:
-        """Put (K, ...) transitions in, over the oldest where it is full, and note what they were made of; K."""
+    def insert(self, transitions: dict[str, Array], source: Source = NO_STEPS, frames: int = 0) -> int:
+        """Put (K, ...) transitions in, over the oldest where it is full, and note what they were made of; K.
+
+        `frames` is a number that becomes what it says in the same moment as they are there: see `FrameRing`.
+        """
         count = len(next(iter(transitions.values())))
         self._begun[0] = self.inserted + count
         for first in range(0, count, self.capacity):  # once, unless there are more than the ring holds
@@ -62,12 +66,15 @@ class Replay:
             start = (self.inserted + first) % self.capacity
             for name, ring in self.arrays.items():
                 _write_around(ring, start, transitions[name][rows])
-        self._commit(self.inserted + count, source)
+        self._commit(self.inserted + count, source, frames)
         return count
 
     def sample(self, rng: np.random.Generator, count: int) -> dict[str, Array]:
         """`count` transitions, uniform, with replacement, as copies."""
-        rows = rng.integers(0, len(self), count)
+        return self.rows(rng.integers(0, len(self), count))
+
+    def rows(self, rows: Array) -> dict[str, Array]:
+        """Copies of the transitions in these rows."""
         return {name: array[rows] for name, array in self.arrays.items()}
 
     def contents(self) -> dict[str, Array]:
@@ -76,7 +83,7 @@ class Replay:
         kept = {name: array[:size] for name, array in self.arrays.items()}
         return {**kept, INSERTED: np.array([self.inserted])}
 
-    def restore(self, contents: dict[str, Array]) -> None:
+    def restore(self, contents: dict[str, Array], frames: int = 0) -> None:
         """Make the buffer what `contents` says. ValueError when it is of another shape, dtype or capacity."""
         inserted = int(contents[INSERTED][0])
         for name, array in self.arrays.items():
@@ -86,13 +93,13 @@ class Replay:
         for name, array in self.arrays.items():
             array[: len(contents[name])] = contents[name]
         self._begun[0] = inserted
-        self._commit(inserted, NO_STEPS)
+        self._commit(inserted, NO_STEPS, frames)
 
-    def _commit(self, inserted: int, source: Source) -> None:
+    def _commit(self, inserted: int, source: Source, frames: int) -> None:
         number = int(self._commits[0]) + 1
-        self._marks[number % 2] = (inserted, *source)
+        self._marks[number % 2] = (inserted, *source, frames)
         self._commits[0] = number
-        self.inserted, self.source = inserted, source
+        self.inserted, self.source, self.frames = inserted, source, frames
 
     def _mend(self) -> None:
         """Put whole transitions over those that a learner was overwriting when it died.
@@ -104,7 +111,7 @@ class Replay:
         torn = torn[torn < len(self)]
         whole = np.setdiff1d(np.arange(len(self)), torn)
         if len(torn) and not len(whole):
-            self._commit(0, self.source)
+            self._commit(0, self.source, self.frames)
         for array in self.arrays.values() if len(torn) and len(whole) else ():
             array[torn] = array[np.resize(whole, len(torn))]
         self._begun[0] = self.inserted

@@ -33,8 +33,9 @@ class ObsPart(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """Observations travel as `obs_dtype`. Discrete actions travel as int64 from 0, the env's own are `action_start`
-    higher; where `num_actions` is 0 actions are float32 arrays of `action_shape` between low and high.
+    """Observations travel as `obs_dtype`; a network sees `obs_shape`, a stack of `frame_stack` where that is more than
+    1, and an env gives one `frame_shape` of it. Discrete actions travel as int64 from 0, the env's own are
+    `action_start` higher; where `num_actions` is 0 actions are float32 arrays of `action_shape` between low and high.
     """
 
     obs_shape: tuple[int, ...]
@@ -45,11 +46,25 @@ class Task(msgspec.Struct, frozen=True):
     action_shape: tuple[int, ...] = ()
     action_low: tuple[float, ...] = ()  # of a continuous action, flat
     action_high: tuple[float, ...] = ()
+    frame_stack: int = 1
 
     @property
     def obs_size(self) -> int:
         """Numbers in one observation that is a Box."""
         return math.prod(self.obs_shape)
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Of an observation as the env gives it."""
+        return self.obs_shape[1:] if self.frame_stack > 1 else self.obs_shape
+
+    def stacked(self, frames: int) -> Task:
+        """The same, seen `frames` observations at once; ConfigError where that has no meaning."""
+        if frames == 1:
+            return self
+        if self.obs_parts:
+            raise ConfigError("--frame-stack is for observations that are one Box: this env's are a Dict")
+        return msgspec.structs.replace(self, obs_shape=(frames, *self.frame_shape), frame_stack=frames)
 
     @property
     def is_discrete(self) -> bool:
@@ -62,7 +77,7 @@ class Task(msgspec.Struct, frozen=True):
         return "int64" if self.is_discrete else "float32"
 
     def packed(self, obs: Any) -> Array:
-        """A vector env's observations as (N, *obs_shape)."""
+        """A vector env's observations as (N, *frame_shape)."""
         if not self.obs_parts:
             return np.asarray(obs, self.obs_dtype)
         found = np.zeros(len(obs[self.obs_parts[0].name]), self.obs_dtype)
@@ -71,7 +86,7 @@ class Task(msgspec.Struct, frozen=True):
         return found
 
     def packed_one(self, obs: Any) -> Array:
-        """One observation, of `obs_shape`."""
+        """One observation, of `frame_shape`."""
         if not self.obs_parts:
             return np.asarray(obs, self.obs_dtype)
         one: Array = self.packed({name: np.asarray(value)[None] for name, value in obs.items()})[0]

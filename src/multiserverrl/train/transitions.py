@@ -42,6 +42,10 @@ class NStep:
         """Windows like these in which nothing waits."""
         return NStep(self.n, self.gamma, self.reward_scale)
 
+    def push_again(self, steps: RawSteps) -> None:
+        """As `push`, of steps whose transitions a learner before us has put into the replay buffer."""
+        self.push(steps)
+
     def tails(self) -> Transitions:
         """What the steps that still wait would become if every running episode were cut off now; {} before any step."""
         return _joined([windows.tails() for windows in self._groups.values()]) if self._groups else {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiserverrl.train.algorithms.protocol import Algorithm, Storage
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.replay import Fields
-from multiserverrl.train.stores.n_steps import NStepStore, n_step_layout
+from multiserverrl.train.stores.n_steps import NStepStore, kept_n_steps, n_step_layout
 from multiserverrl.train.stores.protocol import Arrays, Store
 
 __all__ = ["Store", "kept_steps", "store_for", "store_layout"]
@@ -23,11 +23,11 @@ class _Kind:
 
     layout: Callable[[TrainConfig, Algorithm], Fields]
     store: Callable[[TrainConfig, Arrays], Store]
-    kept_steps: Callable[[TrainConfig], int]
+    kept_steps: Callable[[TrainConfig, Algorithm], int]
 
 
 _KINDS: dict[Storage, _Kind] = {
-    "n_steps": _Kind(n_step_layout, NStepStore, lambda config: config.n_step - 1),
+    "n_steps": _Kind(n_step_layout, NStepStore, kept_n_steps),
 }
 
 
@@ -43,4 +43,4 @@ def store_for(config: TrainConfig, algorithm: Algorithm, arrays: Arrays) -> Stor
 
 def kept_steps(config: TrainConfig, algorithm: Algorithm) -> int:
     """Steps of each group that a store needs to see again where a learner starts anew (`Store.retake`)."""
-    return _KINDS[algorithm.storage].kept_steps(config)
+    return _KINDS[algorithm.storage].kept_steps(config, algorithm)
