@@ -45,6 +45,11 @@ def test_flags_make_the_same_config_as_values() -> None:
         ("image_channels", "middle"),
         ("stop_at_return", float("nan")),
         ("checkpoint_every_s", 0.0),
+        ("rollout_steps", 0),
+        ("td_lambda", 1.1),
+        ("epochs", 0),
+        ("minibatches", 0),
+        ("max_grad_norm", -1.0),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_by_its_flag(name: str, value: object) -> None:
@@ -55,6 +60,25 @@ def test_a_setting_that_cannot_work_is_refused_by_its_flag(name: str, value: obj
 def test_a_warm_up_that_the_buffer_can_never_hold_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--warmup-steps.*--buffer-size"):
         TrainConfig(warmup_steps=1001, buffer_size=1000)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["n_step", "batch_size", "target_update", "buffer_size", "warmup_steps", "replay_ratio", "publish_every"],
+)
+def test_pqn_refuses_what_only_a_replay_buffer_gives_a_meaning(setting: str) -> None:
+    value = getattr(TrainConfig, setting) * 2
+    with pytest.raises(ConfigError, match=f"{flag_name(setting)} is {value}: it has no meaning with --algorithm pqn"):
+        TrainConfig(algorithm="pqn", **{setting: value})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("rollout_steps", 8), ("td_lambda", 0.5), ("epochs", 2), ("minibatches", 2)]
+)
+def test_dqn_refuses_what_only_rollouts_give_a_meaning(setting: str, value: float) -> None:
+    TrainConfig(algorithm="pqn", **{setting: value})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=f"{flag_name(setting)} is {value}: it has no meaning with --algorithm dqn"):
+        TrainConfig(**{setting: value})  # type: ignore[arg-type]
 
 
 def test_json_with_an_unknown_setting_is_refused_by_name() -> None:

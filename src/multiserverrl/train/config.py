@@ -13,7 +13,7 @@ from multiserverrl.settings import flag_name, setting
 
 __all__ = ["TrainConfig", "config_from_json", "config_to_json"]
 
-ALGORITHMS = ("dqn",)
+ALGORITHMS = ("dqn", "pqn")
 BACKENDS = ("numpy", "torch")
 INFERENCE = ("central", "explorer")
 EXPLORATION = ("schedule", "per-env")
@@ -33,7 +33,7 @@ class TrainConfig:
     )
     explorers: int = setting(1, "explorer processes [exploration workers]")
 
-    algorithm: str = setting("dqn", "how to learn: dqn (n-step double DQN)")
+    algorithm: str = setting("dqn", "how to learn: dqn (n-step double DQN), or pqn (on fresh rollouts)")
     backend: str = setting("numpy", "what the learner computes with: numpy, or torch (slower for small networks)")
     device: str = setting("auto", "where torch computes: auto (on a GPU when there is one), cpu or cuda")
     network: str = setting(
@@ -51,13 +51,13 @@ class TrainConfig:
     learning_rate_steps: int = setting(60_000, "the learning rate decays over this many steps", unit="env steps")
     batch_size: int = setting(128, "transitions in an update")
     target_update: int = setting(20, "the target network is renewed after this many", unit="updates")
+    max_grad_norm: float = setting(0.0, "longer gradients are shortened to this; 0: never")
     exploration: str = setting(
         "schedule", "epsilon: schedule (of all envs alike, falling) or per-env (env i of n keeps its own, as in Ape-X)"
     )
     epsilon_start: float = setting(0.8, "share of random actions at the start")
     epsilon_end: float = setting(0.02, "share of random actions after the decay")
     epsilon_steps: int = setting(6_000, "epsilon decays over this many steps", unit="env steps")
-
     epsilon_base: float = setting(0.4, "with --exploration per-env: ε of ε**(1 + α·i/(n-1))")
     epsilon_spread: float = setting(7.0, "with --exploration per-env: α of ε**(1 + α·i/(n-1))")
 
@@ -65,6 +65,11 @@ class TrainConfig:
     warmup_steps: int = setting(500, "transitions in the replay buffer before the first update")
     replay_ratio: float = setting(0.25, "updates per transition that comes into the replay buffer")
     publish_every: int = setting(8, "the learner publishes its weights after this many", unit="updates")
+
+    rollout_steps: int = setting(16, "pqn: steps of every env that make a rollout", unit="steps")
+    td_lambda: float = setting(0.9, "pqn: weight of the longer returns in a λ-return; 0: one step, 1: to the end")
+    epochs: int = setting(4, "pqn: how often each step of a rollout is learned from")
+    minibatches: int = setting(4, "pqn: updates that an epoch is divided into")
 
     inference: str = setting(
         "central", "who acts: central (an inference server batches for all explorers) or explorer (each has a copy)"
@@ -82,6 +87,9 @@ class TrainConfig:
     torch_threads: int = setting(1, "threads of the learner's torch; on a small machine 1 is the fastest")
 
     eval_episodes: int = setting(20, "greedy episodes in an evaluation")
+    confirm_episodes: int = setting(
+        0, "an evaluation that reaches --stop-at-return ends the run only if so many more episodes do; 0: at once"
+    )
     eval_every_s: float = setting(0.2, "pause between evaluations: they take computing time from learning", unit="s")
     checkpoint_every_s: float = setting(10.0, "time between checkpoints", unit="s")
     reopen_s: float = setting(120.0, "how long lost envs are tried to be opened again before the run ends", unit="s")
@@ -110,6 +118,9 @@ class TrainConfig:
             "must be 1 with --deterministic: which of several is first is never the same",
         )
         _require(self, "hidden", _is_sizes(self.hidden), "must be whole numbers with commas, as in 128,128")
+        for name in _OF_OTHERS[self.algorithm]:
+            is_default = getattr(self, name) == _DEFAULTS[name]
+            _require(self, name, is_default, f"has no meaning with --algorithm {self.algorithm}: leave it out")
         _require(
             self,
             "warmup_steps",
@@ -123,18 +134,24 @@ class TrainConfig:
         return tuple(int(size) for size in self.hidden.split(","))
 
 
+_OF_REPLAY = ("n_step", "batch_size", "target_update", "buffer_size", "warmup_steps", "replay_ratio", "publish_every")
+_OF_ROLLOUTS = ("rollout_steps", "td_lambda", "epochs", "minibatches")
+_OF_OTHERS = {"dqn": _OF_ROLLOUTS, "pqn": _OF_REPLAY}  # what an algorithm has no use for
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 _AT_LEAST_ONE = (
     "explorers", "n_step", "learning_rate_steps", "batch_size", "target_update", "epsilon_steps", "buffer_size",
-    "warmup_steps", "publish_every", "inference_batch", "torch_threads", "eval_episodes",
-    "barrier_steps",
+    "warmup_steps", "publish_every", "rollout_steps", "epochs", "minibatches", "inference_batch",
+    "torch_threads", "eval_episodes", "barrier_steps",
 )  # fmt: skip
 _CHOICES = {
     "algorithm": ALGORITHMS, "backend": BACKENDS, "device": DEVICES, "network": NETWORKS, "image_channels": CHANNELS,
     "inference": INFERENCE, "exploration": EXPLORATION,
 }  # fmt: skip
-_SHARES = ("gamma", "learning_rate_end", "epsilon_start", "epsilon_end", "epsilon_base")
+_SHARES = ("gamma", "learning_rate_end", "epsilon_start", "epsilon_end", "epsilon_base", "td_lambda")
 _POSITIVE = ("reward_scale", "learning_rate", "replay_ratio", "checkpoint_every_s", "reopen_s")
-_NOT_NEGATIVE = ("seed", "inference_deadline_s", "eval_every_s", "epsilon_spread")
+_NOT_NEGATIVE = (
+    "seed", "inference_deadline_s", "confirm_episodes", "eval_every_s", "epsilon_spread", "max_grad_norm",
+)  # fmt: skip
 
 
 def _require(config: TrainConfig, name: str, is_right: bool, why: str) -> None:

@@ -13,7 +13,21 @@ from typing import Any
 __all__ = ["RECIPES", "Recipe", "recipe_for"]
 
 # (algorithm, env id; None: any) → what differs from the defaults; an env's recipe stands above the algorithm's own
-RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {}
+RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {
+    ("pqn", None): {
+        "max_grad_norm": 10.0,
+        "learning_rate": 1e-3,
+        "learning_rate_steps": 1_000_000,
+        "epsilon_start": 1.0,
+        "epsilon_steps": 100_000,
+    },
+    ("pqn", "CartPole-v1"): {
+        "count": 32,
+        "learning_rate_steps": 100_000,
+        "epsilon_start": 0.5,
+        "epsilon_steps": 10_000,
+    },
+}
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class NStepStore:
     """See `Store`. Updates are owed as the replay ratio says."""
 
     def __init__(self, config: TrainConfig, arrays: Arrays) -> None:
-        self._batch_size = config.batch_size
+        self.publish_every, self._batch_size = config.publish_every, config.batch_size
         self._wanted = ReplayRatio(config.replay_ratio, config.warmup_steps)
         self.windows = NStep(config.n_step, config.gamma, config.reward_scale)
         self.replay = Replay(arrays)
