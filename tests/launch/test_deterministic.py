@@ -18,13 +18,22 @@ FLAGS = [
     "--deterministic", "--seed", "3", "--count", "8", "--hidden", "32", "--warmup-steps", "100", "--batch-size", "32",
     "--barrier-steps", "600", "--eval-episodes", "4", "--episodes", "8", "--stop-at-return", "1e9",
 ]  # fmt: skip
+OF_ROLLOUTS = [
+    "--deterministic", "--algorithm", "pqn", "--no-recipe", "--seed", "3", "--count", "8", "--hidden", "32",
+    "--rollout-steps", "8", "--barrier-steps", "600", "--eval-episodes", "4", "--episodes", "8",
+    "--stop-at-return", "1e9",
+]  # fmt: skip
 OF_THE_CLOCK = ("wall_s",)
 OF_ONE_PROCESS = ("mean_return",)  # over the last 100 episodes that this explorer has seen
 
 
-def start(directory: Path, *flags: str) -> subprocess.Popen[bytes]:
+def start(directory: Path, *flags: str, begun_with: list[str] = FLAGS) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "multiserverrl", "train"]
-    begin = ["--resume", str(directory)] if directory.exists() else ["CartPole-v1", "--run-dir", str(directory), *FLAGS]
+    begin = (
+        ["--resume", str(directory)]
+        if directory.exists()
+        else ["CartPole-v1", "--run-dir", str(directory), *begun_with]
+    )
     return subprocess.Popen([*command, *begin, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -101,6 +110,20 @@ def test_a_run_that_is_killed_and_resumed_is_equal_to_one_that_was_not(
     unbroken: dict[str, Any], tmp_path: Path
 ) -> None:
     assert kill_and_resume(tmp_path / "run", np.random.default_rng(0)) > 0
+    assert_equal(left_by(tmp_path / "run"), unbroken)
+
+
+@pytest.mark.long
+def test_rollouts_are_equal_to_the_bit_too(tmp_path: Path) -> None:
+    finish(start(tmp_path / "unbroken", begun_with=OF_ROLLOUTS))
+    unbroken = left_by(tmp_path / "unbroken")
+    assert unbroken["result"]["updates"] > 100
+    process = start(tmp_path / "run", begun_with=OF_ROLLOUTS)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=1.5)
+    process.kill()
+    process.communicate()
+    finish(start(tmp_path / "run"))
     assert_equal(left_by(tmp_path / "run"), unbroken)
 
 

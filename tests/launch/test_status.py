@@ -69,6 +69,12 @@ def test_a_plain_line_has_all_that_is_promised(counters: CounterTable) -> None:
     assert "evaluation 123.4 (weights 7)" in line
 
 
+def test_without_a_replay_buffer_there_is_no_replay_ratio(counters: CounterTable) -> None:
+    stream = io.StringIO()
+    PlainProgress(stream).show(StatusReader(Clock()).read(counters, EVALUATION))
+    assert "replay ratio –" in stream.getvalue()
+
+
 def test_faults_are_shown_once_there_are_some(counters: CounterTable) -> None:
     stream, reader = io.StringIO(), StatusReader(Clock())
     PlainProgress(stream).show(reader.read(counters, None))

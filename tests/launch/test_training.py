@@ -139,6 +139,30 @@ def test_a_run_ends_when_its_greedy_return_is_reached_and_keeps_the_weights_that
     assert score.mean > 9.0
 
 
+def test_pqn_learns_from_rollouts_and_goes_on_after_its_learner_was_killed_and_after_a_resume(tmp_path: Path) -> None:
+    config = TrainConfig(
+        algorithm="pqn", hidden="16", rollout_steps=4, minibatches=2, eval_episodes=4, stop_at_return=1e9, episodes=60,
+        learning_rate=1e-6,
+    )  # fmt: skip
+    kill = Script(lambda: kill_child("learner"), lambda status: status.updates > 80)
+    path = tmp_path / "run"
+    outcome = train_in(path, config, kill)
+    assert kill.has_acted
+    assert outcome.result is not None
+    assert outcome.result["why"] == "episodes used up"
+    assert outcome.result["episodes"] == 4 * 60
+    assert outcome.result["updates"] > 0
+    last = read_metrics(path / "metrics.jsonl")[-1]
+    assert last["replay_ratio"] == 0.0
+    assert last["weights_version"] > 1
+    first_updates = outcome.result["updates"]
+    launch, config = resumed_settings(path)
+    again = train(replace(launch, is_local=True), replace(config, episodes=80), Silence())
+    assert again.result is not None
+    assert again.result["episodes"] == 4 * 80
+    assert again.result["updates"] > first_updates
+
+
 def test_episodes_used_up_end_a_run_unsolved_and_a_resume_goes_on_where_it_was(tmp_path: Path) -> None:
     first = train_in(tmp_path / "run", TrainConfig(**{**vars(TINY), "episodes": 15}))
     assert first.exit_code == 0

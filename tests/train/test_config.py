@@ -47,6 +47,10 @@ def test_flags_make_the_same_config_as_values() -> None:
         ("v_max", float("inf")),
         ("max_grad_norm", -1.0),
         ("checkpoint_every_s", 0.0),
+        ("rollout_steps", 0),
+        ("td_lambda", 1.1),
+        ("epochs", 0),
+        ("minibatches", 0),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_by_its_flag(name: str, value: object) -> None:
@@ -77,6 +81,25 @@ def test_settings_that_contradict_one_another_are_refused_by_both_flags(
         TrainConfig(**settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "setting",
+    ["n_step", "batch_size", "target_update", "buffer_size", "warmup_steps", "replay_ratio", "publish_every"],
+)
+def test_pqn_refuses_what_only_a_replay_buffer_gives_a_meaning(setting: str) -> None:
+    value = getattr(TrainConfig, setting) * 2
+    with pytest.raises(ConfigError, match=f"{flag_name(setting)} is {value}: it has no meaning with --algorithm pqn"):
+        TrainConfig(algorithm="pqn", **{setting: value})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("rollout_steps", 8), ("td_lambda", 0.5), ("epochs", 2), ("minibatches", 2)]
+)
+def test_dqn_refuses_what_only_rollouts_give_a_meaning(setting: str, value: float) -> None:
+    TrainConfig(algorithm="pqn", **{setting: value})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=f"{flag_name(setting)} is {value}: it has no meaning with --algorithm dqn"):
+        TrainConfig(**{setting: value})  # type: ignore[arg-type]
+
+
 def test_json_with_an_unknown_setting_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="lerning_rate"):
         config_from_json(b'{"lerning_rate": 1}')
@@ -96,7 +119,7 @@ def test_every_setting_is_checked() -> None:
     from multiserverrl.train import config as module
 
     checked = {*module._AT_LEAST_ONE, *module._SHARES, *module._POSITIVE, *module._NOT_NEGATIVE}
-    checked |= {*module._CHOICES, "episodes", "stop_at_return", "hidden", "v_min", "v_max"}
+    checked |= {*module._CHOICES, "episodes", "stop_at_return", "hidden", "v_min", "v_max", "sequence_length"}
     checked |= {"deterministic", "double", "dueling", "noisy", "prioritised"}  # either will do
     assert checked == {field.name for field in dataclasses.fields(TrainConfig)}
 

@@ -191,6 +191,25 @@ def test_after_the_weights_that_pass_no_others_are_evaluated() -> None:
     assert [evaluation.version for evaluation in evaluations.reported] == [1]
 
 
+@pytest.mark.parametrize(
+    ("episodes", "mean"), [(0, 8.0), (4, 7.0), (3, 8.0)], ids=["none", "confirm it not", "confirm it"]
+)
+def test_an_evaluation_that_passed_is_judged_by_the_episodes_that_confirm_it(episodes: int, mean: float) -> None:
+    run, counters, script = FakeRun(set()), FakeCounters(), Script(num_envs=3)
+    evaluations = ListedEvaluations(run, stop_at=-np.inf)
+    config = dataclasses.replace(CONFIG, stop_at_return=8.0, confirm_episodes=episodes)
+    run_evaluator(config, TASK, script.open, published(), evaluations, counters.row("v"), run.control("v"))
+    assert [(found.episodes, found.mean) for found in evaluations.reported] == [(episodes or 6, mean)]
+
+
+def test_an_evaluation_that_failed_needs_no_confirmation() -> None:
+    run, counters, script = FakeRun(set()), FakeCounters(), Script(num_envs=3)
+    evaluations = ListedEvaluations(run, stop_at=-np.inf)
+    config = dataclasses.replace(CONFIG, stop_at_return=8.5, confirm_episodes=4)
+    run_evaluator(config, TASK, script.open, published(), evaluations, counters.row("v"), run.control("v"))
+    assert [(found.episodes, found.mean) for found in evaluations.reported] == [(6, 8.0)]
+
+
 def test_borrowed_envs_are_open_only_while_they_are_lent() -> None:
     run, counters, weights, script = FakeRun(set()), FakeCounters(), published(), Script(num_envs=1)
     explorer = counters.row("explorer")

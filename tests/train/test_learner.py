@@ -420,6 +420,41 @@ def test_a_learner_that_died_after_its_last_checkpoint_keeps_the_replay_and_its_
     assert counters.get("env_steps") == 40 * 8
 
 
+def test_a_rollout_that_was_not_complete_is_lost_with_its_learner_and_its_steps_are_counted() -> None:
+    config = TrainConfig(algorithm="pqn", hidden="8", rollout_steps=3, epochs=1, minibatches=2)
+    counters, weights, arrays = FakeCounters(), FakeWeights(), store_arrays(config, TASK)
+
+    def training() -> Training:
+        return Training(config, TASK, arrays, weights, counters.row("learner"))
+
+    def learn(trained: Training, first: int, count: int) -> None:
+        for number in range(first, first + count):
+            counters.row("explorer").add("env_steps", 8)
+            trained.take(raw_steps(number))
+            while trained.owes_updates():
+                trained.update()
+
+    died = training()
+    learn(died, 0, 11)  # one rollout, and five steps of the next
+    assert (died.updates, died.version) == (2, 1)
+    again = training()
+    again.resume(None)
+    assert counters.get("steps_lost") == 5 * 8
+    assert counters.get("replay_size") == 0
+    learn(again, 11, 6)
+    assert again.updates == 2
+    assert counters.get("inserted") == 17 * 8
+    assert counters.get("steps_lost") == 5 * 8
+
+
+def test_rollouts_are_resumed_from_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
+    config = TrainConfig(algorithm="pqn", hidden="8", rollout_steps=3, epochs=1, minibatches=2)
+    first = Learned(tmp_path, 0, 20, config)
+    second = Learned(tmp_path, 20, 12, config)  # it compares digests itself
+    assert second.counters.get("updates") == first.counters.get("updates") + 2 * 2
+    assert second.weights.version() > first.weights.version()
+
+
 def test_a_checkpoint_of_another_env_is_refused(tmp_path: Path) -> None:
     Learned(tmp_path, 0, 1)
     with pytest.raises(CheckpointError, match="this run's env"):

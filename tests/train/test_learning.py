@@ -21,6 +21,7 @@ from multiserverrl.train.explorer import ExplorerGroup, run_explorer
 from multiserverrl.train.learner import Training
 from multiserverrl.train.policy import Policy, load_policy
 from multiserverrl.train.recipes import RECIPES
+from multiserverrl.train.stores.rollouts import RolloutStore
 from multiserverrl.train.task import Task, task_of
 from tests.train.fakes import FakeCounters, FakeRun, FakeWeights, ScriptedActions, local_envs, store_arrays, train_here
 
@@ -71,6 +72,18 @@ def test_a_chain_is_learned_in_seconds(settings: dict[str, Any], tmp_path: Path)
     policy = load_policy(tmp_path / "policy.safetensors")
     assert greedy_returns(local_envs(Chain, 2), policy, 4, seed=0).tolist() == [1.0] * 4
     assert load_newest(tmp_path / "checkpoints") is not None
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_a_chain_is_learned_from_rollouts_alone(tmp_path: Path, backend: str) -> None:
+    config = TrainConfig(
+        algorithm="pqn", backend=backend, hidden="32", reward_scale=1.0, epsilon_start=1.0, epsilon_end=0.2,
+        epsilon_steps=2000, rollout_steps=8, minibatches=2, eval_episodes=4, stop_at_return=1.0,
+    )  # fmt: skip
+    outcome = train_here(config, Chain, 8, tmp_path, limit_s=30.0)
+    assert outcome.best == 1.0
+    policy = load_policy(tmp_path / "policy.safetensors")
+    assert greedy_returns(local_envs(Chain, 2), policy, 4, seed=0).tolist() == [1.0] * 4
 
 
 def test_one_env_is_shared_with_the_evaluator(tmp_path: Path) -> None:
@@ -145,6 +158,24 @@ def test_cartpole_is_solved_within_a_bounded_number_of_steps() -> None:
     assert trainer.best >= 475.0
     assert trainer.counters.get("env_steps") < 60_000
     assert trainer.counters.get("replay_ratio") == pytest.approx(config.replay_ratio, rel=0.02)
+
+
+def test_a_rollout_holds_steps_of_at_most_two_versions_of_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    batch = RolloutStore.batch
+
+    def noted(store: RolloutStore) -> dict[str, np.ndarray]:
+        rollout = batch(store)
+        seen.append(len(np.unique(rollout["weights_version"])))
+        return rollout
+
+    monkeypatch.setattr(RolloutStore, "batch", noted)
+    config = TrainConfig(algorithm="pqn", hidden="8", rollout_steps=6, eval_episodes=1)
+    train_here(config, Chain, 8, tmp_path, limit_s=30.0, max_env_steps=4000)
+    assert len(seen) > 20
+    assert max(seen) <= 2
 
 
 def test_processes_that_only_act_import_no_torch() -> None:

@@ -137,7 +137,7 @@ def rows_of(status: Status) -> list[tuple[str, str]]:
         ("env steps", f"{status.env_steps}"),
         ("env steps/s", f"{status.env_steps_per_s:.0f}"),
         ("updates/s", f"{status.updates_per_s:.0f}"),
-        ("replay ratio", f"{status.replay_ratio:.3f}"),
+        ("replay ratio", f"{status.replay_ratio:.3f}" if status.replay_ratio else "–"),
         ("ε", f"{status.epsilon:.3f}"),
         ("evaluation", evaluation),
         *([("faults", f"{status.faults}")] if status.faults else []),

@@ -38,6 +38,7 @@ class Actor:
     ) -> None:
         self._config, self._weights, self._counters, self._control = config, weights, counters, control
         self._algorithm = algorithm_for(config, task)
+        self._random_steps = config.warmup_steps if self._algorithm.storage == "n_steps" else 0
         self._snapshot: tuple[Any, int] | None = None  # weights as the algorithm has prepared them, their version
         self._rng: np.random.Generator | None = None  # a resumed run's env steps are known when the first request comes
         self._ladder = epsilon_ladder(config, num_envs) if config.exploration == "per-env" else None
@@ -49,7 +50,7 @@ class Actor:
         explore = self._exploration(requests, env_steps)
         self._counters.set("epsilon", float(np.mean(explore)))
         self._snapshot = self._newest()
-        while self._snapshot is None and env_steps >= self._config.warmup_steps:
+        while self._snapshot is None and env_steps >= self._random_steps:
             sleep_unless_stopping(POLL_S, self._control)
             self._snapshot = self._newest()
         obs = _joined([request.obs for request in requests])

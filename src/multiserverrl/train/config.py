@@ -13,7 +13,7 @@ from multiserverrl.settings import flag_name, setting
 
 __all__ = ["TrainConfig", "config_from_json", "config_to_json"]
 
-ALGORITHMS = ("dqn", "rainbow")
+ALGORITHMS = ("dqn", "rainbow", "pqn")
 BACKENDS = ("auto", "numpy", "torch")
 DISTRIBUTIONAL = ("none", "c51", "qr")
 INFERENCE = ("central", "explorer")
@@ -34,7 +34,10 @@ class TrainConfig:
     )
     explorers: int = setting(1, "explorer processes [exploration workers]")
 
-    algorithm: str = setting("dqn", "how to learn: dqn (n-step double DQN), rainbow (with all further parts of DQN)")
+    algorithm: str = setting(
+        "dqn",
+        "how to learn: dqn (n-step double DQN), rainbow (with all further parts of DQN), or pqn (on fresh rollouts)",
+    )
     backend: str = setting(
         "auto",
         "what the learner computes with: numpy, torch, or auto (numpy where it can: it is faster on small networks)",
@@ -72,7 +75,6 @@ class TrainConfig:
     epsilon_start: float = setting(0.8, "share of random actions at the start")
     epsilon_end: float = setting(0.02, "share of random actions after the decay")
     epsilon_steps: int = setting(6_000, "epsilon decays over this many steps", unit="env steps")
-
     epsilon_base: float = setting(0.4, "with --exploration per-env: ε of ε**(1 + α·i/(n-1))")
     epsilon_spread: float = setting(7.0, "with --exploration per-env: α of ε**(1 + α·i/(n-1))")
 
@@ -87,6 +89,11 @@ class TrainConfig:
     replay_ratio: float = setting(0.25, "updates per transition that comes into the replay buffer")
     importance_steps: int = setting(100_000, "with --prioritised: β has become 1 after this many", unit="transitions")
     publish_every: int = setting(8, "the learner publishes its weights after this many", unit="updates")
+
+    rollout_steps: int = setting(16, "pqn: steps of every env that make a rollout", unit="steps")
+    td_lambda: float = setting(0.9, "pqn: weight of the longer returns in a λ-return; 0: one step, 1: to the end")
+    epochs: int = setting(4, "pqn: how often each step of a rollout is learned from")
+    minibatches: int = setting(4, "pqn: updates that an epoch is divided into")
 
     inference: str = setting(
         "central", "who acts: central (an inference server batches for all explorers) or explorer (each has a copy)"
@@ -104,6 +111,9 @@ class TrainConfig:
     torch_threads: int = setting(1, "threads of the learner's torch; on a small machine 1 is the fastest")
 
     eval_episodes: int = setting(20, "greedy episodes in an evaluation")
+    confirm_episodes: int = setting(
+        0, "an evaluation that reaches --stop-at-return ends the run only if so many more episodes do; 0: at once"
+    )
     eval_every_s: float = setting(0.2, "pause between evaluations: they take computing time from learning", unit="s")
     checkpoint_every_s: float = setting(10.0, "time between checkpoints", unit="s")
     reopen_s: float = setting(120.0, "how long lost envs are tried to be opened again before the run ends", unit="s")
@@ -134,6 +144,9 @@ class TrainConfig:
         self._require_one_kind()
         _require(self, "hidden", _is_sizes(self.hidden), "must be whole numbers with commas, as in 128,128")
         _require(self, "sequence_length", self.sequence_length >= 2, "must be at least 2")
+        for name in _OF_OTHERS.get(self.algorithm, ()):
+            is_default = getattr(self, name) == _DEFAULTS[name]
+            _require(self, name, is_default, f"has no meaning with --algorithm {self.algorithm}: leave it out")
         _require(
             self,
             "warmup_steps",
@@ -163,10 +176,17 @@ class TrainConfig:
         return tuple(int(size) for size in self.hidden.split(","))
 
 
+_OF_REPLAY = (
+    "n_step", "batch_size", "target_update", "buffer_size", "warmup_steps", "replay_ratio", "publish_every",
+    "prioritised", "dueling", "noisy", "distributional",
+)  # fmt: skip
+_OF_ROLLOUTS = ("rollout_steps", "td_lambda", "epochs", "minibatches")
+_OF_OTHERS = {"dqn": _OF_ROLLOUTS, "rainbow": _OF_ROLLOUTS, "pqn": _OF_REPLAY}  # what an algorithm has no use for
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 _AT_LEAST_ONE = (
     "explorers", "n_step", "learning_rate_steps", "batch_size", "target_update", "epsilon_steps", "buffer_size",
     "warmup_steps", "publish_every", "inference_batch", "torch_threads", "eval_episodes", "barrier_steps", "atoms",
-    "frame_stack", "importance_steps",
+    "frame_stack", "importance_steps", "rollout_steps", "epochs", "minibatches",
 )  # fmt: skip
 _CHOICES = {
     "algorithm": ALGORITHMS, "backend": BACKENDS, "device": DEVICES, "network": NETWORKS, "image_channels": CHANNELS,
@@ -174,12 +194,15 @@ _CHOICES = {
 }  # fmt: skip
 _SHARES = (
     "gamma", "learning_rate_end", "epsilon_start", "epsilon_end", "epsilon_base", "priority_exponent",
-    "importance_start",
+    "importance_start", "td_lambda",
 )  # fmt: skip
 _POSITIVE = (
     "reward_scale", "learning_rate", "replay_ratio", "checkpoint_every_s", "reopen_s", "noisy_sigma", "adam_epsilon",
 )  # fmt: skip
-_NOT_NEGATIVE = ("seed", "inference_deadline_s", "eval_every_s", "epsilon_spread", "head_hidden", "max_grad_norm")
+_NOT_NEGATIVE = (
+    "seed", "inference_deadline_s", "confirm_episodes", "eval_every_s", "epsilon_spread", "head_hidden",
+    "max_grad_norm",
+)  # fmt: skip
 
 
 def _require(config: TrainConfig, name: str, is_right: bool, why: str) -> None:

@@ -80,7 +80,8 @@ def run_evaluator(
     policy_path: Path | None = None,
     borrows_envs: bool = False,
 ) -> None:
-    """Evaluate the newest weights again and again until the run stops; after `stop_at_return` is reached, no more.
+    """Evaluate the newest weights again and again until the run stops; after `stop_at_return` is reached (in
+    `confirm_episodes` more where they are asked for), no more.
 
     The best snapshot so far is at `policy_path`. One that passed is reported only once it is there: while the disk
     refuses it, newer ones are evaluated. With `borrows_envs` the explorer (`lends_envs`) gives its envs up for the
@@ -98,8 +99,8 @@ def run_evaluator(
             barrier = _next_barrier(config, counters, control)
             policy = _newer_policy(config, task, weights, version, control)
             version = policy.version
-            evaluation = _evaluation(policy, places.play(policy))
-            has_passed = config.stop_at_return is not None and evaluation.mean >= config.stop_at_return
+            evaluation = _evaluation(policy, _returns(config, places, policy))
+            has_passed = _passes(config, evaluation.mean)
             is_best = evaluation.mean >= best or has_passed
             policy = dataclasses.replace(policy, mean=evaluation.mean)
             is_kept = not is_best or policy_path is None or has_kept_policy(policy_path, policy, counters)
@@ -123,6 +124,18 @@ def _next_barrier(config: TrainConfig, counters: Counters, control: Control) -> 
     while config.deterministic and counters.get("barriers_passed") <= counters.get("barriers_evaluated"):
         sleep_unless_stopping(POLL_S / 10, control)
     return int(counters.get("barriers_passed"))
+
+
+def _returns(config: TrainConfig, places: _Places, policy: Policy) -> Array:
+    """Of an evaluation; where it passed, those of the episodes that confirm it, alone: a lucky draw is none of them."""
+    returns = places.play(policy, config.eval_episodes)
+    if config.confirm_episodes and _passes(config, float(returns.mean())):
+        returns = places.play(policy, config.confirm_episodes)
+    return returns
+
+
+def _passes(config: TrainConfig, mean: float) -> bool:
+    return config.stop_at_return is not None and mean >= config.stop_at_return
 
 
 def _best_so_far(policy_path: Path | None) -> float:
@@ -156,8 +169,8 @@ class _Places:
     def open(self) -> None:
         self._envs, _ = open_envs(self._make_envs, self._seed(), self._task, self._config.reopen_s, self._control)
 
-    def play(self, policy: Policy) -> Array:
-        """Returns of all episodes; lost envs are opened again and the evaluation begins anew. Raises Stopped."""
+    def play(self, policy: Policy, episodes: int) -> Array:
+        """Returns of so many episodes; lost envs are opened again and the evaluation begins anew. Raises Stopped."""
         if self._borrows:
             self._borrow()
         while True:
@@ -165,7 +178,6 @@ class _Places:
                 self.open()
             assert self._envs is not None
             try:
-                episodes = self._config.eval_episodes
                 returns = greedy_returns(self._envs, policy, episodes, self._seed(), self._control.is_stopping)
             except LOST:
                 self.close()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from multiserverrl.errors import RunError
 from multiserverrl.observe.log import log
 from multiserverrl.train.algorithms import algorithm_for
+from multiserverrl.train.barriers import Barriers
 from multiserverrl.train.channels import ActionClient, Answer, Control, Counters, RawSteps, StepWriter
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.opening import (
@@ -83,7 +84,7 @@ def run_explorer(
         if counters.get("first_step_at_s") == 0:
             counters.set("first_step_at_s", time.monotonic())
         playing = [lane for lane in lanes if lane.has_episodes()]  # what was played before a resume is known now
-        barriers = _Barriers(config, counters, control) if config.deterministic else None
+        barriers = Barriers(config, counters, control) if config.deterministic else None
         if barriers is not None:
             barriers.wait_for_evaluation()
         for lane in lanes:
@@ -100,7 +101,7 @@ def run_explorer(
 
 
 def _take_turns(
-    lanes: list[_Lane], counters: Counters, control: Control, lends_envs: bool, barriers: _Barriers | None
+    lanes: list[_Lane], counters: Counters, control: Control, lends_envs: bool, barriers: Barriers | None
 ) -> None:
     """One lane steps while the next gets its actions, until all have finished."""
     running = deque(lanes)
@@ -118,42 +119,6 @@ def _take_turns(
         running.rotate(-1)
         if running[0].is_stepping and not running[0].finish_step():
             running.popleft().close()
-
-
-class _Barriers:
-    """Where a deterministic run comes to rest: after so many env steps, whatever the clock says."""
-
-    def __init__(self, config: TrainConfig, counters: Counters, control: Control) -> None:
-        self._every, self._counters, self._control = config.barrier_steps, counters, control
-        self._passed = int(counters.get("barriers"))
-
-    def is_due(self) -> bool:
-        """Whether the next barrier is reached."""
-        return self._counters.get("env_steps") >= self._every * (self._passed + 1)
-
-    def wait(self, lanes: deque[_Lane]) -> None:
-        """End all episodes, wait until learner and evaluator are through with this barrier, and begin new ones."""
-        for lane in list(lanes):
-            if not lane.come_to_rest():
-                lanes.remove(lane)
-                lane.close()
-        self._passed += 1
-        self._counters.set("barrier_asked", self._passed)
-        self._wait_until("barriers_passed")
-        self.wait_for_evaluation()
-        ordered = sorted(lanes, key=lambda lane: lane.number)  # as in a run that is resumed here
-        lanes.clear()
-        lanes.extend(ordered)
-        for lane in lanes:
-            lane.begin()
-
-    def wait_for_evaluation(self) -> None:
-        """Wait for that of the last barrier: after a resume, too, so that a run which passed goes no further."""
-        self._wait_until("barriers_evaluated")
-
-    def _wait_until(self, name: str) -> None:
-        while self._counters.get(name) < self._passed:
-            sleep_unless_stopping(0.002, self._control)
 
 
 def _lend(lanes: deque[_Lane], counters: Counters, control: Control) -> None:

@@ -157,7 +157,7 @@ class Training:
                 f"the loss is {self._loss} after {self.updates} updates: lower --learning-rate or --reward-scale, "
                 "and look for rewards or observations that are not finite"
             )
-        if self.updates // self.config.publish_every > before // self.config.publish_every:
+        if self.updates // self.store.publish_every > before // self.store.publish_every:
             self.publish()
 
     def publish(self) -> None:
@@ -263,8 +263,17 @@ class Training:
 
     def _tell_loss(self) -> None:
         lost = max(int(self._counters.get("updates")) - self.updates, 0)
+        steps_lost = max(int(self._counters.get("replay_size")) - len(self.store), 0)
         self._counters.add("updates_lost", lost)
-        log("learner_went_on", replay_size=len(self.store), updates=self.updates, updates_lost=lost)
+        self._counters.add("steps_lost", steps_lost)
+        self._counters.set("replay_size", len(self.store))
+        log(
+            "learner_went_on",
+            replay_size=len(self.store),
+            updates=self.updates,
+            updates_lost=lost,
+            steps_lost=steps_lost,
+        )
 
     def _begin_anew(self, checkpoint: Checkpoint) -> None:
         """The whole run was ended: make sure that its state is back to the bit, and end the episodes that ran."""

@@ -91,7 +91,7 @@ def load_policy(path: Path) -> Policy:
             raise ValueError("it is not what was saved (its digest differs)")
     except FileNotFoundError:
         raise CheckpointError(f"there is no policy at {path}: nothing has been evaluated there yet") from None
-    except (OSError, KeyError, ValueError, ConfigError, SafetensorError, msgspec.MsgspecError) as error:
+    except (OSError, KeyError, TypeError, ValueError, ConfigError, SafetensorError, msgspec.MsgspecError) as error:
         raise CheckpointError(f"{path} is not a policy of ours: {error!r}") from error
     return policy
 

@@ -18,6 +18,19 @@ RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {
         "dueling": True, "prioritised": True, "distributional": "c51", "noisy": True, "n_step": 3, "head_hidden": 128,
         "adam_epsilon": 1.5e-4, "max_grad_norm": 10.0,
     },
+    ("pqn", None): {
+        "max_grad_norm": 10.0,
+        "learning_rate": 1e-3,
+        "learning_rate_steps": 1_000_000,
+        "epsilon_start": 1.0,
+        "epsilon_steps": 100_000,
+    },
+    ("pqn", "CartPole-v1"): {
+        "count": 32,
+        "learning_rate_steps": 100_000,
+        "epsilon_start": 0.5,
+        "epsilon_steps": 10_000,
+    },
 }  # fmt: skip
 
 

@@ -18,6 +18,8 @@ Arrays = dict[str, NDArray[Any]]
 class Store(Protocol):
     """Steps go in, batches come out. Which updates are owed follows from what was taken in, never from the clock."""
 
+    publish_every: int  # updates after which the weights are published
+
     @property
     def inserted(self) -> int:
         """Items ever taken in, those of a dead learner before this one included."""

@@ -62,7 +62,7 @@ class ReplayStore:
     """See `Store`. Updates are owed as the replay ratio says."""
 
     def __init__(self, config: TrainConfig, arrays: Arrays, windows: Windows) -> None:
-        self._batch_size = config.batch_size
+        self.publish_every, self._batch_size = config.publish_every, config.batch_size
         self._wanted = ReplayRatio(config.replay_ratio, config.warmup_steps)
         self.windows = windows
         frames, sampling = _under(_FRAMES, arrays), _under(_SAMPLING, arrays)
