@@ -3,6 +3,7 @@
 # make faults   the fault matrix, and the tests that need root or take minutes (docs/reliability.md)
 # make audit   asks whether vulnerabilities are known of the versions in constraints.txt (docs/security.md)
 # make trainers   the tests with other people's trainers (docs/trainers.md), in a venv of its own
+# make trackers   the tests with the real Weights & Biases and trackio, offline (docs/runs.md), in a venv of its own
 # make clean   removes what these made
 #
 # Variables: PYTHON=python3.12   TORCH_INDEX=https://download.pytorch.org/whl/cpu   PIP_FLAGS="--index-url …"
@@ -11,6 +12,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 TRAINERS_VENV ?= .venv-trainers
+TRACKERS_VENV ?= .venv-trackers
 AUDIT_VENV ?= .venv-audit
 AUDIT_FLAGS ?=
 PIP_FLAGS ?=
@@ -25,7 +27,7 @@ OTHERS_WARNINGS = -W ignore::DeprecationWarning -W ignore::FutureWarning
 INSTALL_TRAINERS = $(TRAINERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
           --constraint constraints-trainers.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_FLAGS)
 
-.PHONY: train test faults audit trainers clean
+.PHONY: train test faults audit trainers trackers clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.installed-train
@@ -61,6 +63,15 @@ $(TRAINERS_VENV)/.installed: pyproject.toml constraints-trainers.txt
 	$(INSTALL_TRAINERS) --no-deps --ignore-requires-python cleanrl  # one script of it is run, on newer versions than it names
 	@touch $@
 
+trackers: $(TRACKERS_VENV)/.installed
+	$(TRACKERS_VENV)/bin/python -m pytest -m trainers tests/observe
+
+$(TRACKERS_VENV)/.installed: pyproject.toml
+	@$(MAKE) --no-print-directory VENV=$(TRACKERS_VENV) $(TRACKERS_VENV)/.made
+	$(TRACKERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) \
+	  --editable '.[wandb,trackio,trainers-dev]' tensorboard
+	@touch $@
+
 $(VENV)/.installed-train: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "installing multiserverrl and torch into $(VENV) (the first time takes minutes)"
 	$(INSTALL) --editable '.[train,classic-control]'
@@ -88,5 +99,5 @@ $(VENV)/.made:
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(TRAINERS_VENV) $(AUDIT_VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(TRAINERS_VENV) $(TRACKERS_VENV) $(AUDIT_VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests docs examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -119,7 +119,7 @@ def _add_eval(commands: Any) -> None:
     evaluation.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="directory of the run")
     evaluation.add_argument("--episodes", type=int, default=100, help="episodes to play (default 100)")
     evaluation.add_argument("--json", action="store_true", help="print one JSON object")
-    add_flags(evaluation, LaunchConfig, skip=("servers", "count", "run_dir", "resume", "recipe"))
+    add_flags(evaluation, LaunchConfig, skip=("servers", "count", "run_dir", "resume", "log", "recipe"))
     evaluation.set_defaults(command=_eval, parser=evaluation)
 
 

@@ -15,11 +15,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
-__all__ = ["PIPE", "Child", "cause_of_exit", "start_child"]
+__all__ = ["NOWHERE", "PIPE", "Child", "Question", "cause_of_exit", "start_child"]
 
+NOWHERE = subprocess.DEVNULL  # for what nobody is to see
 PIPE = subprocess.PIPE  # for `start_child`: a stderr that the parent reads as `Child.stderr`
 
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -126,6 +128,31 @@ def start_child(
     with contextlib.suppress(BrokenPipeError), popen.stdin:  # it died at once: its exit code says so
         popen.stdin.write(config)
     return Child(name, popen)
+
+
+class Question:
+    """What another program says on its stdout; it runs from now on. Whoever asks calls `close`, answered or not."""
+
+    def __init__(self, command: Sequence[str], directory: Path) -> None:
+        self._popen: subprocess.Popen[bytes] | None = None
+        with contextlib.suppress(OSError):  # the program or the directory is not there
+            self._popen = subprocess.Popen(command, cwd=directory, stdin=NOWHERE, stdout=PIPE, stderr=NOWHERE)
+
+    def answer(self, timeout_s: float) -> bytes | None:
+        """None when it is not there, fails, or needs longer than `timeout_s` from now on."""
+        if self._popen is None:
+            return None
+        try:
+            said, _ = self._popen.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+        return said if self._popen.returncode == 0 else None
+
+    def close(self) -> None:
+        """End the program, if it still runs."""
+        if self._popen is not None:
+            with self._popen:
+                self._popen.kill()
 
 
 def cause_of_exit(exitcode: int) -> str:

@@ -12,8 +12,9 @@ from multiserverrl.errors import CheckpointError, ConfigError
 from multiserverrl.launch.asked import asked_settings
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.places import Place
-from multiserverrl.launch.records import EarlierRun, begin_run, resumed_settings
+from multiserverrl.launch.records import EarlierRun, begin_run, resumed_settings, run_name
 from multiserverrl.launch.seats import Offer, Seats, take_seats
+from multiserverrl.observe.rundir import RunDir
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.task import Task
 
@@ -81,3 +82,15 @@ def test_a_setting_that_this_version_does_not_know_is_named_with_what_to_do(tmp_
     with pytest.raises(CheckpointError, match=told) as raised:
         resumed_settings(tmp_path / "run")
     assert "\n" not in str(raised.value)
+
+
+def test_the_state_of_git_and_a_name_for_loggers_are_kept_and_stay_when_the_run_goes_on(tmp_path: Path) -> None:
+    seats = begun(tmp_path / "run")
+    first = run_name(RunDir.open(tmp_path / "run"))
+    assert first.name == "run"
+    assert len(first.id) == 8
+    with EarlierRun.lock(tmp_path / "run") as earlier:
+        git = {"commit": "ab", "branch": "main", "is_dirty": True}
+        run_dir, _ = begin_run(LaunchConfig(port=1), TrainConfig(), PLACE, seats, earlier, git)
+        assert run_name(run_dir) == first
+        assert run_dir.config()["git"] == git

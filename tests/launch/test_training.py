@@ -133,6 +133,9 @@ def test_a_run_ends_when_its_greedy_return_is_reached_and_keeps_the_weights_that
     assert "torch" in config["versions"]
     assert load_newest(tmp_path / "run" / "checkpoints") is not None
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["env_steps"] > 0
+    passed = read_metrics(tmp_path / "run" / "evaluations.jsonl")[-1]
+    assert (passed["mean"], passed["wall_s"]) == (result["eval_mean"], result["wall_s"])
+    assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
     score = evaluate(tmp_path / "run", LaunchConfig(is_local=True), episodes=30)
     assert score.n == 30
     assert score.version == result["eval_version"]

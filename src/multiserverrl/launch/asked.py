@@ -15,7 +15,7 @@ from multiserverrl.settingsfile import read_settings, settings_text
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.recipes import Recipe, recipe_for
 
-__all__ = ["Asked", "asked_settings", "config_text", "differences"]
+__all__ = ["Asked", "asked_settings", "config_text", "differences", "settings_of_run"]
 
 _HEAD = "# The effective settings of this run; `multiserverrl train --config FILE` reads them.\n"
 _NO_RECIPE = Recipe("", {})
@@ -52,8 +52,13 @@ def asked_settings(flags: Mapping[str, Any], file: str | None = None) -> Asked:
 
 def config_text(launch: LaunchConfig, train: TrainConfig) -> str:
     """All settings of a run as TOML that `asked_settings` reads; a recipe is in them already, and counts no more."""
-    values = {**_values(dataclasses.replace(launch, recipe=False)), **_values(train)}
-    return _HEAD + settings_text(values)
+    return _HEAD + settings_text(settings_of_run(dataclasses.replace(launch, recipe=False), train))
+
+
+def settings_of_run(launch: LaunchConfig, train: TrainConfig) -> dict[str, Any]:
+    """Every value by its field's name, those that are None left out."""
+    values = {**_values(launch), **_values(train)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def differences(launch: LaunchConfig, train: TrainConfig) -> str:

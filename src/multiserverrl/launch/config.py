@@ -7,6 +7,7 @@ from ipaddress import IPv6Address
 
 from multiserverrl.client.trust import Trust
 from multiserverrl.errors import ConfigError
+from multiserverrl.observe.loggers import logger_names
 from multiserverrl.settings import setting
 
 __all__ = ["DEFAULT_COUNT", "DEFAULT_ENV_ID", "DEFAULT_PORT", "LaunchConfig"]
@@ -33,6 +34,7 @@ class LaunchConfig:
     )
     run_dir: str | None = setting(None, "directory of this run (default runs/ENV-TIME-SEED)", metavar="DIR")
     resume: str | None = setting(None, "go on with the run in this directory", metavar="RUN_DIR")
+    log: str = setting("tensorboard", "where numbers go beside the run directory: tensorboard,wandb,trackio, or none")
     recipe: bool = setting(True, "begin from the settings that are known to work for the algorithm and ENV_ID")
     is_local: bool = False  # envs in the explorers themselves, without any server: for tests
 
@@ -55,6 +57,13 @@ class LaunchConfig:
             )
         if self.run_dir is not None and self.resume is not None:
             raise ConfigError("--run-dir is for a new run, --resume goes on in its own directory; give one of them")
+
+        logger_names(self.log)
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """ "tensorboard,wandb" → its parts; none for "none"."""
+        return logger_names(self.log)
 
     @property
     def is_embedded(self) -> bool:

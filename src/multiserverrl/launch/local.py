@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from multiserverrl.launch.control import CounterTable
 from multiserverrl.launch.outages import Outages
 from multiserverrl.launch.progress import Progress
 from multiserverrl.launch.roles import RunPlan, channel_plan
+from multiserverrl.launch.runlog import RunLog
 from multiserverrl.launch.signals import Interrupts
 from multiserverrl.launch.status import Clock, Status, StatusReader
-from multiserverrl.observe.metrics import MetricsWriter
 from multiserverrl.train.channels import Evaluation
 
 __all__ = ["INTERRUPTED", "SOLVED", "USED_UP", "Ending", "LocalRun"]
@@ -41,10 +40,10 @@ class Ending:
 
 
 class Reporter:
-    """Tells the progress and metrics.jsonl, each in its own rhythm, from the first env step on."""
+    """Tells the progress and the log, each in its own rhythm, from the first env step on."""
 
-    def __init__(self, clock: Clock, progress: Progress, metrics: MetricsWriter) -> None:
-        self.progress, self._metrics = progress, metrics
+    def __init__(self, clock: Clock, progress: Progress, log: RunLog) -> None:
+        self.progress, self._log, self._clock = progress, log, clock
         self._shown, self._written = StatusReader(clock), StatusReader(clock)
         self._show_at_s = self._write_at_s = time.monotonic()
         self._outages = Outages(progress.say)
@@ -56,24 +55,21 @@ class Reporter:
             self.progress.show(self._shown.read(counters, evaluation))
             self._show_at_s = now_s + self.progress.every_s
         if now_s >= self._write_at_s:
-            self._write(self._written.read(counters, evaluation))
+            self._log.status(self._written.read(counters, evaluation))
             self._write_at_s = now_s + METRICS_EVERY_S
         self._look_for_outages(counters)
 
+    def evaluated(self, counters: CounterTable, evaluation: Evaluation) -> None:
+        """An evaluation has come: a line of its own in the log."""
+        self._clock.look(counters)
+        self._log.evaluation(evaluation, self._clock.wall_s(evaluation.published_at_s))
+
     def last_look(self, counters: CounterTable, evaluation: Evaluation | None) -> Status:
-        """The run has ended: one more line in metrics.jsonl; the last status."""
+        """The run has ended: one more line in the log; the last status."""
         status = self._written.read(counters, evaluation)
-        self._write(status)
+        self._log.status(status)
         self._look_for_outages(counters)
         return status
-
-    def _write(self, status: Status) -> None:
-        number = 0
-        try:
-            self._metrics.write(status.numbers())
-        except OSError as error:
-            number = error.errno or errno.EIO
-        self._outages.tell("metrics.jsonl", number)
 
     def _look_for_outages(self, counters: CounterTable) -> None:
         self._outages.tell("checkpoints", int(counters.get("checkpoint_errno")))
@@ -89,11 +85,11 @@ class LocalRun:
         tend_envs: Callable[[], None],
         interrupts: Interrupts,
         progress: Progress,
-        metrics: MetricsWriter,
+        log: RunLog,
     ) -> None:
         self._plan, self._tend_envs, self._interrupts = plan, tend_envs, interrupts
         self._clock = Clock()
-        self._reporter = Reporter(self._clock, progress, metrics)
+        self._reporter = Reporter(self._clock, progress, log)
         self._last: Evaluation | None = None
         self._passed: Evaluation | None = None
 
@@ -129,6 +125,7 @@ class LocalRun:
             cast.tend()
             self._tend_envs()
             for evaluation in evaluations.unread():
+                self._reporter.evaluated(counters, evaluation)
                 if self._is_passed(evaluation):
                     return SOLVED
             if counters.get("explorers_finished") >= self._plan.config.explorers:

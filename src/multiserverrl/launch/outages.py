@@ -21,11 +21,15 @@ class Outages:
 
     def tell(self, name: str, number: int) -> None:
         """`number` is the errno that keeps it from being written, 0 when the last write went well."""
-        if number and name not in self._since_s:
+        self.tell_why(name, os.strerror(number) if number else "")
+
+    def tell_why(self, name: str, why: str) -> None:
+        """`why` it cannot be written, in words; empty when the last write went well."""
+        if why and name not in self._since_s:
             self._since_s[name] = time.monotonic()
-            log("not_written", level=logging.WARNING, what=name, why=os.strerror(number))
-            self._say(f"{name} cannot be written: {os.strerror(number)}; training goes on, and tries again")
-        elif not number and name in self._since_s:
+            log("not_written", level=logging.WARNING, what=name, why=why)
+            self._say(f"{name} cannot be written: {why}; training goes on, and tries again")
+        elif not why and name in self._since_s:
             out_s = time.monotonic() - self._since_s.pop(name)
             log("written_again", level=logging.WARNING, what=name, after_s=out_s)
             self._say(f"{name} can be written again, after {out_s:.0f} s")

@@ -18,10 +18,11 @@ from multiserverrl.launch.asked import config_text
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.places import Place
 from multiserverrl.launch.seats import Seats
+from multiserverrl.observe.loggers import RunName
 from multiserverrl.observe.rundir import RunDir, default_path
 from multiserverrl.train.config import TrainConfig, config_from_json
 
-__all__ = ["EarlierRun", "begin_run", "effective", "resumed_settings"]
+__all__ = ["EarlierRun", "begin_run", "effective", "resumed_settings", "run_name"]
 
 
 class _Record(msgspec.Struct):
@@ -32,6 +33,7 @@ class _Record(msgspec.Struct):
     train: dict[str, Any]
     seats: Seats
     owner: str  # the key of the run's sessions: a later part of the run takes their places over
+    id: str = ""  # no other run has it: loggers know the run by it
 
 
 class EarlierRun:
@@ -40,7 +42,7 @@ class EarlierRun:
     def __init__(self, run_dir: RunDir) -> None:
         self.run_dir = run_dir
         self._record = _read(run_dir)
-        self.owner = self._record.owner
+        self.owner, self.id = self._record.owner, self._record.id
 
     @classmethod
     @contextmanager
@@ -63,22 +65,34 @@ class EarlierRun:
 
 
 def begin_run(
-    launch: LaunchConfig, config: TrainConfig, place: Place, seats: Seats, earlier: EarlierRun | None
+    launch: LaunchConfig,
+    config: TrainConfig,
+    place: Place,
+    seats: Seats,
+    earlier: EarlierRun | None,
+    git: dict[str, Any] | None = None,
 ) -> tuple[RunDir, str]:
-    """The run's directory, with its effective settings written down, and its owner key."""
+    """The run's directory, with its effective settings and the state of git written down, and its owner key."""
     settled = effective(launch, place)
     record = {
+        "git": git,
         "env_id": place.env_id,
         "launch": dataclasses.asdict(settled),
         "train": dataclasses.asdict(config),
         "seats": msgspec.to_builtins(seats),
         "owner": earlier.owner if earlier else secrets.token_hex(16),
+        "id": (earlier.id if earlier else "") or secrets.token_hex(4),
     }
     if earlier:
         earlier.run_dir.begin_again(record, config_text(settled, config))
         return earlier.run_dir, earlier.owner
     path = Path(launch.run_dir) if launch.run_dir else default_path(place.env_id, config.seed, time.time())
     return RunDir.create(path, record, config_text(settled, config)), str(record["owner"])
+
+
+def run_name(run_dir: RunDir) -> RunName:
+    """How loggers name the run that `begin_run` began."""
+    return RunName(run_dir.path.resolve().name, _read(run_dir).id, str(run_dir.path))
 
 
 def effective(launch: LaunchConfig, place: Place) -> LaunchConfig:

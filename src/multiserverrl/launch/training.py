@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from multiserverrl.errors import CheckpointError, ConfigError, PeerError, RunError
-from multiserverrl.launch.asked import differences
+from multiserverrl.launch.asked import differences, settings_of_run
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.local import INTERRUPTED, SOLVED, USED_UP, Ending, LocalRun
 from multiserverrl.launch.places import Place, open_place
 from multiserverrl.launch.progress import Progress
-from multiserverrl.launch.records import EarlierRun, begin_run, effective
+from multiserverrl.launch.records import EarlierRun, begin_run, effective, run_name
 from multiserverrl.launch.roles import RunPlan
+from multiserverrl.launch.runlog import RunLog
 from multiserverrl.launch.seats import take_seats
 from multiserverrl.launch.signals import Interrupts, interrupts
-from multiserverrl.observe.metrics import MetricsWriter
+from multiserverrl.observe.git import GitQuestion
+from multiserverrl.observe.loggers import open_loggers, require_loggers
 from multiserverrl.observe.rundir import RunDir
 from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.config import TrainConfig
@@ -53,10 +55,13 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress, recipe:
     checkpoint is in the run directory). No process and no shared memory is left in any case.
     """
     require_device(config.device)
+    require_loggers(launch.loggers)
     with contextlib.ExitStack() as stack:
         stack.callback(progress.close)
         caught = stack.enter_context(interrupts())
         earlier = stack.enter_context(EarlierRun.lock(Path(launch.resume))) if launch.resume is not None else None
+        git = GitQuestion(Path())
+        stack.callback(git.close)
         claims = earlier.claims() if earlier else {}
         place = stack.enter_context(open_place(launch, config.eval_episodes, claims))
         task = place.task.stacked(config.frame_stack)
@@ -66,29 +71,32 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress, recipe:
         if config.stop_at_return is None:
             config = dataclasses.replace(config, stop_at_return=place.reward_threshold)
         algorithm_for(config, place.task)  # refuses what it cannot learn, before there is a run directory
-        run_dir, owner = begin_run(launch, config, place, seats, earlier)
+        run_dir, owner = begin_run(launch, config, place, seats, earlier, git.state())
         stack.callback(run_dir.close)
         if seats.is_borrowed:
             config = dataclasses.replace(config, eval_every_s=max(config.eval_every_s, BORROW_EVERY_S))
         plan = RunPlan(place.env_id, config, task, seats, str(run_dir.path), owner, launch.trust)
         _introduce(progress, plan)
-        _tell_settings(progress, effective(launch, place), config, recipe, run_dir.path)
-        return _run(plan, place, caught, progress, run_dir)
+        settled = effective(launch, place)
+        _tell_settings(progress, settled, config, recipe, run_dir.path)
+        log = RunLog(run_dir, open_loggers(launch.loggers, run_name(run_dir)), progress.say)
+        stack.callback(log.close)
+        log.begin(settings_of_run(settled, config))
+        return _run(plan, place, caught, progress, run_dir, log)
 
 
-def _run(plan: RunPlan, place: Place, caught: Interrupts, progress: Progress, run_dir: RunDir) -> Outcome:
+def _run(plan: RunPlan, place: Place, caught: Interrupts, progress: Progress, run_dir: RunDir, log: RunLog) -> Outcome:
     go_on = f"go on with: multiserverrl train --resume {run_dir.path}"
     checkpoints = set(run_dir.checkpoints.iterdir())
-    with MetricsWriter(run_dir.metrics) as metrics:
-        try:
-            ending = LocalRun(plan, place.tend, caught, progress, metrics).run()
-        except (RunError, PeerError) as error:
-            progress.close()
-            if isinstance(error, CheckpointError) and checkpoints == set(run_dir.checkpoints.iterdir()):
-                run_dir.put_back()  # settings that its checkpoints do not fit would be all that is left of the run
-            if not isinstance(error, CheckpointError) and any(run_dir.checkpoints.iterdir()):
-                progress.say(f"the run ended too early, its last checkpoint is kept; {go_on}")
-            raise
+    try:
+        ending = LocalRun(plan, place.tend, caught, progress, log).run()
+    except (RunError, PeerError) as error:
+        progress.close()
+        if isinstance(error, CheckpointError) and checkpoints == set(run_dir.checkpoints.iterdir()):
+            run_dir.put_back()  # settings that its checkpoints do not fit would be all that is left of the run
+        if not isinstance(error, CheckpointError) and any(run_dir.checkpoints.iterdir()):
+            progress.say(f"the run ended too early, its last checkpoint is kept; {go_on}")
+        raise
     progress.close()
     if ending.why == INTERRUPTED:
         progress.say(f"interrupted; {go_on}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-__all__ = ["MetricsWriter", "Rates", "read_metrics"]
+__all__ = ["MetricsWriter", "Rates", "append_whole", "read_metrics"]
 
 
 class MetricsWriter:
@@ -20,7 +20,7 @@ class MetricsWriter:
         self._path = path
         self._file: BinaryIO | None = None
 
-    def write(self, numbers: Mapping[str, float | int | str | None]) -> None:
+    def write(self, numbers: Mapping[str, Any]) -> None:
         """Append one line; numbers that JSON has no word for (NaN, infinities) become null.
 
         After an OSError nothing of it is there, and the next one may be tried.
@@ -30,13 +30,7 @@ class MetricsWriter:
         if self._file is None:
             _end_last_line(self._path)
             self._file = self._path.open("ab", buffering=0)
-        end = os.fstat(self._file.fileno()).st_size
-        try:
-            while line:
-                line = line[self._file.write(line) :]
-        except OSError:
-            self._file.truncate(end)
-            raise
+        append_whole(self._file, line)
 
     def close(self) -> None:
         if self._file is not None:
@@ -68,7 +62,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1] if line]
 
 
-def _finite(value: float | int | str | None) -> float | int | str | None:
+def append_whole(file: BinaryIO, content: bytes) -> None:
+    """Append to an unbuffered file; after an OSError nothing of it is there."""
+    end = os.fstat(file.fileno()).st_size
+    try:
+        while content:
+            content = content[file.write(content) :]
+    except OSError:
+        file.truncate(end)
+        raise
+
+
+def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
