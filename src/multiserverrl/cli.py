@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_train(commands)
     _add_eval(commands)
+    _add_runs(commands)
     _add_check(commands)
     return parser
 
@@ -121,6 +122,19 @@ def _add_eval(commands: Any) -> None:
     evaluation.add_argument("--json", action="store_true", help="print one JSON object")
     add_flags(evaluation, LaunchConfig, skip=("servers", "count", "run_dir", "resume", "log", "recipe"))
     evaluation.set_defaults(command=_eval, parser=evaluation)
+
+
+def _add_runs(commands: Any) -> None:
+    text = (
+        "List the runs in a directory, the newest first, or compare those that are named: results side by side, and "
+        "the settings that differ. What is no run is named and passed over. Exit code 1: there is no run."
+    )
+    runs = commands.add_parser("runs", help="list and compare runs", description=text, allow_abbrev=False)
+    text = "a directory of runs (default runs), or runs"
+    runs.add_argument("paths", nargs="*", metavar="DIR", type=Path, default=[Path("runs")], help=text)
+    runs.add_argument("--json", action="store_true", help="print one JSON object")
+    runs.add_argument("--plot", metavar="FILE", type=Path, help="draw their learning curves into this PNG")
+    runs.set_defaults(command=_runs, parser=runs)
 
 
 def _add_check(commands: Any) -> None:
@@ -182,6 +196,25 @@ def _eval(namespace: argparse.Namespace) -> int:
     else:
         print(f"{score.env_id}: mean {score.mean:.2f}, std {score.std:.2f}, n {score.n} (weights {score.version})")
     return 0
+
+
+def _runs(namespace: argparse.Namespace) -> int:
+    from multiserverrl.observe.curves import plot_runs, require_plot
+    from multiserverrl.observe.runs import find_runs
+    from multiserverrl.observe.runtables import runs_json, runs_text
+
+    if namespace.plot is not None:
+        require_plot(namespace.plot)
+    found = find_runs(namespace.paths)
+    for path, why in found.passed_over:
+        print(f"multiserverrl: {path} is passed over: {why}", file=sys.stderr)
+    if namespace.plot is not None:
+        plot_runs(found.runs, namespace.plot)
+    if found.runs or namespace.json:
+        print(runs_json(found) if namespace.json else runs_text(found))
+    else:
+        print("multiserverrl: there is no run", file=sys.stderr)
+    return 0 if found.runs else 1
 
 
 def _check(namespace: argparse.Namespace) -> int:

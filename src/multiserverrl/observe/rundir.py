@@ -30,6 +30,7 @@ from multiserverrl.observe.log import log
 __all__ = ["RunDir", "default_path", "versions"]
 
 _LOCK, _SETTINGS = "run.lock", "config.toml"
+LOOKED_AT_S = 0.1  # for so long `is_running` of another process may hold a lock
 _PACKAGES = ("multiserverrl", "gymnasium", "numpy", "torch", "safetensors", "msgspec", "uvicorn", "websockets")
 
 
@@ -103,6 +104,17 @@ class RunDir:
         path = self.path / "result.json"
         return _read_json(path) if path.exists() else None
 
+    def is_running(self) -> bool:
+        """Whether a live process owns it; the lock is held for a moment to find out."""
+        try:
+            fd = os.open(self.path / _LOCK, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except FileNotFoundError:
+            return False
+        try:
+            return not _has_locked(fd, is_shared=True)
+        finally:
+            os.close(fd)
+
     def write_result(self, result: dict[str, Any]) -> None:
         """Write result.json: the run has ended. OSError when that cannot be written."""
         replace_file(self.path / "result.json", [_json(result)])
@@ -172,16 +184,26 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _lock(path: Path) -> int | None:
+def _lock(path: Path) -> int:
     """Lock the directory for this process's life; ConfigError when another holds it."""
+    fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    give_up_s = time.monotonic() + LOOKED_AT_S
+    while not _has_locked(fd):
+        if time.monotonic() > give_up_s:
+            os.close(fd)
+            raise ConfigError(f"{path} belongs to a run that still runs; stop that one first, or name another")
+        time.sleep(0.01)
+    return fd
+
+
+def _has_locked(fd: int, *, is_shared: bool = False) -> bool:
+    """False when another holds the lock; True where there are no locks (Windows)."""
     try:
         import fcntl
-    except ImportError:  # not on Windows
-        return None
-    fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except ImportError:
+        return True
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(fd)
-        raise ConfigError(f"{path} belongs to a run that still runs; stop that one first, or name another") from error
-    return fd
+        fcntl.flock(fd, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
