@@ -79,6 +79,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "--speed=9"], "multiserverrl train: error: unrecognized arguments: --speed=9"),
         (["train", "--explorers", "0"], "--explorers is 0: it must be at least 1"),
         (["train", "--gamma", "1.5"], "--gamma is 1.5: it must lie between 0 and 1"),
+        (["train", "--log", "wanda"], "--log is 'wanda': 'wanda' is none of tensorboard, wandb, trackio"),
         (["train", "--config", "absent.toml"], "--config absent.toml cannot be read: No such file or directory"),
         (["train", "--run-dir", "a", "--resume", "b"], "--run-dir is for a new run"),
         (["train", "--host", "http://a"], "--host is a name or an address alone"),

@@ -25,6 +25,7 @@ from multiserverrl.launch.records import resumed_settings
 from multiserverrl.launch.roles import Role, RunPlan
 from multiserverrl.launch.status import Status
 from multiserverrl.launch.training import Outcome, train
+from multiserverrl.observe import loggers
 from multiserverrl.observe.metrics import read_metrics
 from multiserverrl.observe.rundir import RunDir
 from multiserverrl.server.config import ServerConfig
@@ -375,6 +376,15 @@ def test_a_run_goes_on_from_the_checkpoint_before_one_that_is_broken(tmp_path: P
     outcome = train_in(tmp_path / "run", replace(TINY, episodes=2, backend="torch"), resume=True)
     assert outcome.exit_code == 0
     assert not list((tmp_path / "run").rglob(".writing-*"))
+
+
+def test_a_logger_whose_package_is_missing_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loggers, "find_spec", lambda package: None)
+    with pytest.raises(ConfigError, match="--log wandb needs the package wandb"):
+        train(LaunchConfig("CartPole-v1", is_local=True, run_dir=str(tmp_path / "run"), log="wandb"), TINY, Silence())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_second_run_in_the_same_directory_is_refused_before_anything_starts(tmp_path: Path) -> None:

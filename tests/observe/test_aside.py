@@ -55,7 +55,7 @@ def init(**named):
     if (HERE / "deadly").exists():
         os._exit(7)
     named.pop("settings", None)
-    note("init", named)
+    note("init", named, "HUSH" in os.environ)
     return Run()
 """
 
@@ -72,7 +72,7 @@ def package(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 
 def logger_of(package: Path) -> Aside:
-    return Aside(package.stem, RunName("run-1", "ab12", str(package.parent)))
+    return Aside(package.stem, RunName("run-1", "ab12", str(package.parent)), secrets=["HUSH"])
 
 
 def told(package: Path) -> list[list[object]]:
@@ -107,13 +107,15 @@ def failure_of(logger: Aside) -> str:
     raise AssertionError("nothing was raised")
 
 
-def test_every_number_arrives(package: Path) -> None:
+def test_every_number_arrives_and_no_secret(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUSH", "word")
     keeps_every_number_by_tag_and_env_steps(logger_of(package), lambda: read(package))
     first, last = told(package)[0], told(package)[-1]
     assert first[0] == "init"
     assert first[1]["config"] == SETTINGS
     assert first[1]["resume"] == "allow"
     assert "ab12" in {first[1].get("id"), first[1]["name"].rpartition("-")[2]}
+    assert first[2] is False
     assert last == ["finish"]
     assert psutil.Process().children() == []
 

@@ -28,6 +28,7 @@ from multiserverrl.observe.rundir import RunDir
 from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.networks.device import require_device
+from multiserverrl.wire.tokens import TOKEN_VARIABLE
 
 __all__ = ["Outcome", "train"]
 
@@ -79,7 +80,8 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress, recipe:
         _introduce(progress, plan)
         settled = effective(launch, place)
         _tell_settings(progress, settled, config, recipe, run_dir.path)
-        log = RunLog(run_dir, open_loggers(launch.loggers, run_name(run_dir)), progress.say)
+        loggers = open_loggers(launch.loggers, run_name(run_dir), secrets=(TOKEN_VARIABLE,))
+        log = RunLog(run_dir, loggers, progress.say)
         stack.callback(log.close)
         log.begin(settings_of_run(settled, config))
         return _run(plan, place, caught, progress, run_dir, log)

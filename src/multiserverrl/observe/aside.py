@@ -11,7 +11,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -35,8 +35,8 @@ class _Brief(msgspec.Struct):
 class Aside:
     """The run's end; the process starts with the first number. Used from the main thread alone."""
 
-    def __init__(self, name: str, run: RunName) -> None:
-        self.name = name
+    def __init__(self, name: str, run: RunName, secrets: Sequence[str] = ()) -> None:
+        self.name, self._secrets = name, secrets
         self._brief = _Brief(name, run, {})
         self._child: Child | None = None
         self._start_at_s = 0.0
@@ -85,6 +85,7 @@ class Aside:
                 msgspec.json.encode(self._brief),
                 name=f"{self.name} logger",
                 fds=(lines, told),
+                without=self._secrets,
                 stdout=NOWHERE,
                 stderr=NOWHERE,
             )

@@ -66,9 +66,12 @@ def require_loggers(names: Sequence[str]) -> None:
             raise ConfigError(f"--log {name} needs the package {name}: {how}")
 
 
-def open_loggers(names: Sequence[str], run: RunName) -> list[MetricsLogger]:
-    """One logger a name; nothing is started or written before its first number."""
+def open_loggers(names: Sequence[str], run: RunName, secrets: Sequence[str] = ()) -> list[MetricsLogger]:
+    """One logger a name; nothing is started or written before its first number.
+
+    `secrets`: environment variables that other people's packages do not get to see.
+    """
     from multiserverrl.observe.aside import Aside
     from multiserverrl.observe.eventfile import TensorBoard
 
-    return [TensorBoard(Path(run.directory)) if name == "tensorboard" else Aside(name, run) for name in names]
+    return [TensorBoard(Path(run.directory)) if name == "tensorboard" else Aside(name, run, secrets) for name in names]
