@@ -66,9 +66,10 @@ $(TRAINERS_VENV)/.installed: pyproject.toml constraints-trainers.txt
 trackers: $(TRACKERS_VENV)/.installed
 	$(TRACKERS_VENV)/bin/python -m pytest -m trainers tests/observe
 
-$(TRACKERS_VENV)/.installed: pyproject.toml
+$(TRACKERS_VENV)/.installed: pyproject.toml constraints-trackers.txt
 	@$(MAKE) --no-print-directory VENV=$(TRACKERS_VENV) $(TRACKERS_VENV)/.made
 	$(TRACKERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) \
+	  --constraint constraints-trackers.txt \
 	  --editable '.[wandb,trackio,trainers-dev]' tensorboard
 	@touch $@
 

@@ -89,6 +89,16 @@ def test_numbers_are_the_results_and_before_there_is_one_the_last_whole_lines(ru
     assert (found["c"].env_id, found["c"].algorithm, found["c"].seed) == ("CartPole-v1", "dqn", 4)
 
 
+def test_the_curve_of_a_resumed_run_leaves_out_what_was_done_again(tmp_path: Path) -> None:
+    run = evaluated(begun(tmp_path / "run"))
+    run.close()
+    whole = run.evaluations.read_text().rpartition("\n")[0]
+    run.evaluations.write_text(whole + '\n{"env_steps": 150, "wall_s": 0.9, "mean": 100.0}\n')
+    [found] = find_runs([tmp_path]).runs
+    assert [(point.env_steps, point.mean) for point in found.curve] == [(100, 20.0), (150, 100.0)]
+    assert found.best_eval == 300.0
+
+
 def test_what_is_no_run_or_a_broken_one_is_passed_over_by_name(runs: Path) -> None:
     found = find_runs([runs])
     told = {Path(path).name: why for path, why in found.passed_over}

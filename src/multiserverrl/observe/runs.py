@@ -104,9 +104,9 @@ def _read(path: Path) -> Run:
         config = msgspec.convert(run_dir.config(), _Config)
         named = msgspec.convert((config.train.get("algorithm"), config.train.get("seed")), tuple[str, int])
         result = run_dir.result()
-        curve = _lines(run_dir.evaluations)
+        points = _lines(run_dir.evaluations)
         last = result or _last_line(run_dir.metrics)
-        means = [point.mean for point in curve if point.mean is not None] or [last.get("eval_mean")]
+        means = [point.mean for point in points if point.mean is not None] or [last.get("eval_mean")]
         numbers = msgspec.convert([last.get("env_steps"), last.get("wall_s"), *means], list[float | None])
     except (msgspec.MsgspecError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} does not hold what a run writes: {error}") from error
@@ -123,7 +123,7 @@ def _read(path: Path) -> Run:
         best_eval=max((mean for mean in best if mean is not None), default=None),
         begun_unix_s=(path / "config.json").stat().st_mtime,
         settings={**config.launch, **config.train},
-        curve=curve,
+        curve=_learning_curve(points),
     )
 
 
@@ -139,6 +139,16 @@ def _lines(path: Path) -> list[Point]:
         return []
     decoder = msgspec.json.Decoder(Point)
     return [decoder.decode(line) for line in path.read_bytes().split(b"\n")[:-1] if line]
+
+
+def _learning_curve(points: list[Point]) -> list[Point]:
+    """Without those that a resumed run went back behind: it did that part once more."""
+    curve: list[Point] = []
+    for point in points:
+        while curve and curve[-1].env_steps > point.env_steps:
+            curve.pop()
+        curve.append(point)
+    return curve
 
 
 def _last_line(path: Path) -> dict[str, Any]:
