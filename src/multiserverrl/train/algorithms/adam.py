@@ -31,7 +31,8 @@ class Adam:
         import torch
 
         self._adam.param_groups[0]["lr"] = learning_rate
-        self._adam.zero_grad()
+        for tensor in self._tensors.values():  # zero_grad takes 30 µs of an update's 700 for this
+            tensor.grad = None
         torch.autograd.backward(loss)
         if self._max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self._tensors.values(), self._max_grad_norm)

@@ -8,6 +8,7 @@ torch is imported where it is used: processes that only act load this page witho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,13 +86,11 @@ class DQN:
 
     def init(self) -> DQNLearner | NumpyDQNLearner:
         """The half that learns, in the arithmetic that `--backend` names."""
-        kind = NumpyDQNLearner if self._learns_in_numpy() else DQNLearner
-        return kind(self.config, self.task)
-
-    def _learns_in_numpy(self) -> bool:
         config = self.config
-        is_possible = self.network.is_plain and not config.noisy and config.distributional == "none"
-        return config.backend == "numpy" or (config.backend == "auto" and is_possible and config.device != "cuda")
+        is_plain = self.network.is_plain and not config.noisy and config.distributional == "none"
+        is_best = config.backend == "auto" and is_plain and config.device != "cuda"
+        kind = NumpyDQNLearner if is_best or config.backend == "numpy" else DQNLearner
+        return kind(config, self.task)
 
     def _values(self, weights: Any, obs: Array, noise: dict[str, Array]) -> Array:
         """(N, *obs_shape) → (N, num_actions) expected returns."""
@@ -103,11 +102,10 @@ class DQN:
             with torch.inference_mode():
                 weights = self.network.head.with_noise(weights, weights_on(noise, self._device))
                 values = self.network.in_torch(weights, tensors_of(obs, self.task, self._device)).cpu().numpy()
-        expected: Array = values.mean(axis=2)  # of quantiles, or of one number
         if self.config.distributional == "c51":
             shares = np.exp(values - values.max(axis=2, keepdims=True))
-            expected = shares @ self._support / shares.sum(axis=2)
-        return expected
+            return np.asarray(shares @ self._support / shares.sum(axis=2))
+        return np.asarray(values.mean(axis=2) if self.config.distributional == "qr" else values[:, :, 0])
 
 
 class DQNLearner:
@@ -168,18 +166,15 @@ class DQNLearner:
 
     def _kept(self) -> dict[str, torch.Tensor]:
         """All tensors that a checkpoint holds."""
-        kept = self.adam.state()
-        for name, tensor in self.online.items():
-            kept |= {f"online.{name}": tensor, f"target.{name}": self.target[name]}
-        return kept
+        kept = self.adam.state() | {f"target.{name}": tensor for name, tensor in self.target.items()}
+        return kept | {f"online.{name}": tensor for name, tensor in self.online.items()}
 
-    def _noisy_weights(self) -> list[dict[str, torch.Tensor]]:
+    def _noisy_weights(self) -> list[Mapping[str, torch.Tensor]]:
         """Online weights that learn, online ones that choose, target ones: each with noise of its own.
 
-        Fortunato et al., equation 17 (with the third noise of double DQN, section 3.1). The update's number names
-        the noise, so that no state of a generator is to be kept.
+        Fortunato et al. (ICLR 2018), section 3.1. The update's number names the noise: no generator is to be kept.
         """
-        sources = [self.online, self.online, self.target]
+        sources: list[Mapping[str, torch.Tensor]] = [self.online, self.online, self.target]
         if not self.config.noisy:
             return sources
         rng = np.random.Generator(np.random.Philox(key=self.config.seed, counter=[0, 0, self.updates, 1]))
@@ -188,7 +183,9 @@ class DQNLearner:
 
     def _expected(self, returns: torch.Tensor) -> torch.Tensor:
         """(B, A, atoms) → (B, A)."""
-        return returns.softmax(2) @ self.support if self.config.distributional == "c51" else returns.mean(2)
+        if self.config.distributional == "c51":
+            return returns.softmax(2) @ self.support
+        return returns.mean(2) if self.config.distributional == "qr" else returns[:, :, 0]
 
     def _losses(
         self, returns: torch.Tensor, next_returns: torch.Tensor, reward: torch.Tensor, discount: torch.Tensor
@@ -201,8 +198,7 @@ class DQNLearner:
 
 def _of_actions(returns: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
     """(B, A, atoms) and (B,) → (B, atoms)."""
-    index = actions[:, None, None].expand(-1, 1, returns.shape[2])
-    return returns.gather(1, index).squeeze(1)
+    return returns.gather(1, actions[:, None, None].expand(-1, 1, returns.shape[2])).squeeze(1)
 
 
 def huber_losses(

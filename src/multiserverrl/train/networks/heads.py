@@ -57,11 +57,11 @@ class Head:
             drawn[f"{name}.outputs"], drawn[f"{name}.inputs"] = numbers[:outputs], numbers[outputs:]
         return drawn
 
-    def with_noise(self, weights: Mapping[str, Any], noise: Mapping[str, Any]) -> dict[str, Any]:
+    def with_noise(self, weights: Mapping[str, Any], noise: Mapping[str, Any]) -> Mapping[str, Any]:
         """All of `weights`, the noisy layers' replaced by μ + σ ⊙ ε (equation 9); as they are without noise."""
-        found = dict(weights)
         if not noise:
-            return found
+            return weights
+        found = dict(weights)
         for name in self._noisy:
             outputs, inputs = noise[f"{name}.outputs"], noise[f"{name}.inputs"]
             found[f"{name}.weight"] = weights[f"{name}.weight"] + weights[f"{name}.weight_sigma"] * (
@@ -92,7 +92,9 @@ def linear(weights: Mapping[str, Any], name: str, values: Any) -> Any:
         outputs = values @ weight.T
         outputs += bias
         return outputs
-    return bias.addmm(values, weight.T)  # torch's, without importing it
+    import torch.nn.functional as F
+
+    return F.linear(values, weight, bias)
 
 
 def relu(values: Any) -> Any:
