@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -86,3 +88,20 @@ def test_a_deterministic_run_explores_by_its_env_steps_alone() -> None:
         acting.counters.row("e").set("env_steps", 500)
     (first,), (second,) = one.actor.answers([request]), other.actor.answers([request])
     assert first.actions.tolist() == second.actions.tolist()
+
+
+def test_a_network_that_torch_computes_is_ready_before_the_first_request() -> None:
+    code = """
+import sys
+import numpy as np
+from multiserverrl.train.acting import rehearse
+from multiserverrl.train.algorithms import algorithm_for
+from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.task import Task
+for obs_dtype, needs_torch in (("float32", False), ("uint8", True)):
+    task = Task(obs_shape=(4, 5), num_actions=2, obs_dtype=obs_dtype)
+    rehearse(algorithm_for(TrainConfig(hidden="8"), task), task, 3)
+    assert ("torch" in sys.modules) == needs_torch, obs_dtype
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr

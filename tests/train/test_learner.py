@@ -14,6 +14,7 @@ import pytest
 
 from multiserverrl.errors import CheckpointError, RunError
 from multiserverrl.train import learner
+from multiserverrl.train.algorithms.protocol import Updated
 from multiserverrl.train.channels import RawSteps
 from multiserverrl.train.checkpoint import Checkpoint, load_newest
 from multiserverrl.train.config import TrainConfig
@@ -493,3 +494,36 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_the_checkpoint_befor
     for name, array in kept.arrays.items():
         assert name.startswith("replay/") or np.isfinite(array).all(), name
     assert all(np.isfinite(array).all() for array in newest[0].values())
+
+
+def test_a_loss_on_a_gpu_is_read_when_weights_are_published_and_one_on_the_cpu_at_once() -> None:
+    class Loss:
+        def __init__(self, is_cuda: bool) -> None:
+            self.is_cuda, self.reads = is_cuda, 0
+
+        def __float__(self) -> float:
+            self.reads += 1
+            return 0.5 if self.is_cuda else float("nan")
+
+    class OnGpu:
+        def __init__(self, losses: list[Loss]) -> None:
+            self._losses = iter(losses)
+
+        def update(self, batch: Any, env_steps: int) -> Updated:
+            return Updated(next(self._losses))
+
+        def weights(self) -> dict[str, Any]:
+            return {}
+
+    counters = FakeCounters()
+    training = Training(CONFIG, TASK, store_arrays(CONFIG, TASK), FakeWeights(), counters.row("l"))
+    for number in range(8):
+        training.take(raw_steps(number))
+    losses = [Loss(is_cuda=True) for _ in range(9)] + [Loss(is_cuda=False)]
+    training.learner = OnGpu(losses)  # type: ignore[assignment]
+    for _ in range(9):
+        training.update()
+    assert [loss.reads for loss in losses[:9]] == [0, 0, 0, 1, 0, 0, 0, 1, 0]  # --publish-every 4
+    assert counters.get("loss") == 0.5
+    with pytest.raises(RunError, match="the loss is nan after 10 updates"):
+        training.update()

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multiserverrl.train.algorithms import algorithm_for
-from multiserverrl.train.algorithms.protocol import Acted, Explore
+from multiserverrl.train.algorithms.protocol import Acted, Algorithm, Explore
 from multiserverrl.train.channels import ActionRequest, Answer, Control, Counters, WeightsReader
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.histograms import Histogram
 from multiserverrl.train.opening import sleep_unless_stopping
 from multiserverrl.train.task import Task
 
-__all__ = ["Actor", "OwnActions", "epsilon_ladder", "exploration_rng"]
+__all__ = ["Actor", "OwnActions", "epsilon_ladder", "exploration_rng", "rehearse"]
 
 Array = NDArray[Any]
 POLL_S = 0.005  # for the first weights
@@ -43,6 +43,7 @@ class Actor:
         self._rng: np.random.Generator | None = None  # a resumed run's env steps are known when the first request comes
         self._ladder = epsilon_ladder(config, num_envs) if config.exploration == "per-env" else None
         self._batch_rows = Histogram("batch_rows_to_", counters)
+        rehearse(self._algorithm, task, sum(num_envs.values()))
 
     def answers(self, requests: list[ActionRequest]) -> list[Answer]:
         """One answer a request, all from one batch. Raises Stopped where it waits for weights and the run ends."""
@@ -104,6 +105,15 @@ class OwnActions:
         (answer,) = self._actor.answers([request])
         self._extras = answer.extras
         return answer
+
+
+def rehearse(algorithm: Algorithm, task: Task, num_envs: int) -> None:
+    """Act once on zeros: no env is to wait while torch is imported and a device made ready, where they are needed."""
+    weights = {name: np.zeros(shape, dtype) for name, (dtype, shape) in algorithm.weights_fields.items()}
+    extras = {name: np.zeros((num_envs, *shape), dtype) for name, (dtype, shape) in algorithm.extras_fields.items()}
+    obs = np.zeros((num_envs, *task.obs_shape), task.obs_dtype)
+    with np.errstate(all="ignore"):  # zeros are no weights that an algorithm would ever make
+        algorithm.act(algorithm.prepare(weights), obs, extras, 0.0, np.random.default_rng(0))
 
 
 def exploration_rng(seed: int, env_steps: int, stream: int = 0) -> np.random.Generator:

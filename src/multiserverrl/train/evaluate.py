@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from multiserverrl.errors import CheckpointError, RunError
 from multiserverrl.observe.log import log
+from multiserverrl.train.acting import rehearse
+from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.channels import Control, Counters, Evaluation, EvaluationWriter, WeightsReader
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.opening import LOST, Stopped, close_quietly, fault_rows, open_envs, sleep_unless_stopping
@@ -92,6 +94,7 @@ def run_evaluator(
     try:
         if not borrows_envs:
             places.open()
+        rehearse(algorithm_for(config, task), task, config.eval_episodes)
         control.ready()
         if not control.wait_until_started():
             return

@@ -150,14 +150,16 @@ class Training:
         """One update; the weights are published when it is time. RunError when it has broken them."""
         updated = self.learner.update(self.store.batch(), self._env_steps)
         self.store.learned(updated)
-        self._loss = float(updated.loss)
         before, self.updates = self.updates, self.updates + updated.updates
+        is_due = self.updates // self.store.publish_every > before // self.store.publish_every
+        if is_due or not getattr(updated.loss, "is_cuda", False):  # reading it there waits for the GPU
+            self._loss = float(updated.loss)
         if not math.isfinite(self._loss):
             raise RunError(
                 f"the loss is {self._loss} after {self.updates} updates: lower --learning-rate or --reward-scale, "
                 "and look for rewards or observations that are not finite"
             )
-        if self.updates // self.store.publish_every > before // self.store.publish_every:
+        if is_due:
             self.publish()
 
     def publish(self) -> None:

@@ -90,6 +90,31 @@ def test_a_dict_of_numbers_alone_has_all_hidden_layers() -> None:
     assert not is_plain(config, task)  # its parts are taken apart by torch
 
 
+@pytest.mark.parametrize("shape", [(10, 12), (10, 12, 3), (3, 10, 12)])
+def test_frames_of_a_stack_are_planes_whatever_their_number(shape: tuple[int, ...]) -> None:
+    config = TrainConfig()
+    single, task = encoder_for(config, a_task(images(*shape))), a_task(images(*shape)).stacked(16)
+    encoder = encoder_for(config, task)
+    channels = 1 if len(shape) == 2 else 3
+    assert single.fields["encoder.conv0.weight"] == ("float32", (16, channels, 3, 3))
+    assert encoder.fields["encoder.conv0.weight"] == ("float32", (16, 16 * channels, 3, 3))
+    obs = np.random.default_rng(0).integers(0, 256, (2, *task.obs_shape), np.uint8)
+    weights = encoder.fresh(np.random.default_rng(0))
+    seen = encoder.forward(weights_on(weights, CPU), tensors_of(obs, task, CPU))
+    oldest = {**weights, "encoder.conv0.weight": weights["encoder.conv0.weight"].copy()}
+    oldest["encoder.conv0.weight"][:, channels:] = 0
+    first = {**oldest, "encoder.conv0.weight": oldest["encoder.conv0.weight"][:, :channels].copy()}
+    seen_first = single.forward(weights_on(first, CPU), torch.from_numpy(obs[:, 0].copy()))
+    torch.testing.assert_close(encoder.forward(weights_on(oldest, CPU), tensors_of(obs, task, CPU)), seen_first)
+    assert not torch.allclose(seen, seen_first)
+
+
+def test_a_stack_of_what_is_no_image_is_none_either() -> None:
+    task = a_task(images(128)).stacked(4)
+    assert is_plain(TrainConfig(), task)
+    assert encoder_for(TrainConfig(hidden="8"), task).fields["encoder.layer0.weight"] == ("float32", (8, 512))
+
+
 def test_the_axis_of_the_channels_can_be_said() -> None:
     task = a_task(images(20, 12, 16))
     for channels, planes in (("first", 20), ("last", 16), ("auto", 16)):

@@ -36,9 +36,10 @@ def encoder_for(config: TrainConfig, task: Task, *, layer_norm: bool = False) ->
         )
     if task.obs_parts:
         return _of_parts(config, task, layer_norm)
-    if image := _image_for(config, task.obs_dtype, task.obs_shape):
-        return _convolutional(config, image, "encoder", layer_norm)
-    return Mlp(task.obs_size, config.hidden_sizes, layer_norm=layer_norm)
+    [image] = _images(config, task)
+    if image is None:
+        return Mlp(task.obs_size, config.hidden_sizes, layer_norm=layer_norm)
+    return _convolutional(config, image, "encoder", layer_norm)
 
 
 def _of_parts(config: TrainConfig, task: Task, layer_norm: bool) -> Encoder:
@@ -55,12 +56,12 @@ def _of_parts(config: TrainConfig, task: Task, layer_norm: bool) -> Encoder:
 
 def _images(config: TrainConfig, task: Task) -> list[Image | None]:
     """Of each part of an observation; None for what is no image."""
-    parts = [(part.dtype, part.shape) for part in task.obs_parts] or [(task.obs_dtype, task.obs_shape)]
-    return [_image_for(config, dtype, shape) for dtype, shape in parts]
-
-
-def _image_for(config: TrainConfig, dtype: str, shape: tuple[int, ...]) -> Image | None:
-    return None if config.network == "mlp" else image_of(dtype, shape, config.image_channels)
+    if config.network == "mlp":
+        return [None for _ in task.obs_parts] or [None]
+    if task.obs_parts:
+        return [image_of(part.dtype, part.shape, config.image_channels) for part in task.obs_parts]
+    frame = image_of(task.obs_dtype, task.frame_shape, config.image_channels)
+    return [frame and frame._replace(frames=frame.frames * task.frame_stack)]
 
 
 def _convolutional(config: TrainConfig, image: Image, name: str, layer_norm: bool) -> Encoder:

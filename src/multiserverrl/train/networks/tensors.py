@@ -61,4 +61,4 @@ def on_device(array: Array, device: torch.device) -> torch.Tensor:
     import torch
 
     tensor = torch.from_numpy(array if array.flags.writeable else array.copy())  # torch warns of what is read-only
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,0 +1,79 @@
+"""Learning and acting on another device than the CPU: on torch's `meta`, where nothing is computed, but a tensor of
+another device is refused just as on a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from multiserverrl.train.algorithms import algorithm_for, dqn
+from multiserverrl.train.algorithms.adam import Adam
+from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.task import Task, task_of
+
+PICTURE = spaces.Box(0, 255, (8, 9, 2), np.uint8)
+OBSERVATIONS: dict[str, Any] = {
+    "picture": PICTURE,
+    "dict": spaces.Dict(picture=PICTURE, speed=spaces.Box(-1.0, 1.0, (3,))),
+    "numbers": spaces.Box(-1.0, 1.0, (3,)),
+}
+PARTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "single": {"double": False, "max_grad_norm": 1.0, "target_update": 1},
+    "dueling, noisy": {"dueling": True, "noisy": True, "head_hidden": 4},
+    "c51": {"distributional": "c51", "atoms": 5},
+    "qr": {"distributional": "qr", "atoms": 5},
+}
+
+
+def batch_of(task: Task, B: int = 4) -> dict[str, Any]:
+    zeros = np.zeros((B, *task.obs_shape), task.obs_dtype)
+    reward = np.ones(B, np.float32)
+    return {
+        "obs": zeros, "next_obs": zeros, "action": np.zeros(B, np.int64), "reward": reward, "discount": reward,
+        "importance": reward,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seen", OBSERVATIONS)
+@pytest.mark.parametrize("parts", PARTS)
+def test_an_update_makes_no_tensor_on_another_device(seen: str, parts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dqn, "open_device", lambda wanted, threads: torch.device("meta"))
+    monkeypatch.setattr(Adam, "step", lambda adam, loss, learning_rate: torch.autograd.backward(loss))
+    task = task_of(OBSERVATIONS[seen], spaces.Discrete(2))
+    learner = algorithm_for(TrainConfig(hidden="8", backend="torch", **PARTS[parts]), task).init()
+    updated = learner.update(batch_of(task), 0)
+    assert isinstance(updated.loss, torch.Tensor)
+    assert updated.loss.device.type == "meta"
+    assert updated.errors is None  # nobody asked: reading them would wait for the device
+    assert all(tensor.grad is not None for tensor in learner.online.values())  # type: ignore[attr-defined]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("seen", OBSERVATIONS)
+@pytest.mark.parametrize("parts", PARTS)
+def test_a_gpu_makes_the_same_updates_and_either_goes_on_from_the_others_state(
+    seen: str, parts: str, cuda: torch.device
+) -> None:
+    task = task_of(OBSERVATIONS[seen], spaces.Discrete(2))
+    config = TrainConfig(hidden="8", backend="torch", **PARTS[parts])
+    learners = [algorithm_for(replace(config, device=device), task).init() for device in ("cpu", "cuda")]
+    for _ in range(5):
+        losses = [float(learner.update(batch_of(task), 0).loss) for learner in learners]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    on_cpu, on_gpu = (learner.state() for learner in learners)
+    for name, array in on_cpu.items():
+        np.testing.assert_allclose(on_gpu[name], array, atol=1e-3)
+    for learner, state in zip(learners, (on_gpu, on_cpu), strict=True):
+        learner.load_state(state)
+        assert all((array == state[name]).all() for name, array in learner.state().items())
+    algorithm = algorithm_for(replace(config, device="cuda"), task)
+    obs = batch_of(task)["obs"]
+    actions, _ = algorithm.act(algorithm.prepare(learners[1].weights()), obs, {}, 0.0, np.random.default_rng(0))
+    assert actions.shape == (4,)
