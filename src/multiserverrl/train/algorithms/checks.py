@@ -14,6 +14,7 @@ __all__ = ["require_algorithm", "require_learner"]
 _METHODS = ("prepare", "act", "act_at_random", "exploration", "init")
 _LEARNER_METHODS = ("update", "weights", "state", "load_state")
 _FIELDS = ("transition_fields", "weights_fields", "extras_fields")
+_NEEDED = {"n_steps": ("obs", "next_obs"), "sequences": ("obs", "action")}
 _OF_N_STEPS = {"obs", "action", "reward", "next_obs", "discount", "weights_version"}
 
 
@@ -28,7 +29,9 @@ def require_algorithm(algorithm: Any, who: str) -> None:
         declared = set(algorithm.transition_fields)
         if unknown := declared - _OF_N_STEPS:
             wrong.append(f"n_steps gives {', '.join(sorted(_OF_N_STEPS))}, and not {', '.join(sorted(unknown))}")
-        wrong += [f"its transition_fields lack {name!r}" for name in ("obs", "next_obs") if name not in declared]
+    if not wrong:
+        lacking = [name for name in _NEEDED.get(str(storage), ()) if name not in algorithm.transition_fields]
+        wrong += [f"its transition_fields lack {name!r}" for name in lacking]
     if wrong:
         raise ConfigError(f"{who} does not keep the protocol of an algorithm: {'; '.join(wrong)}")
 
