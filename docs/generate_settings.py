@@ -69,7 +69,7 @@ def table(title: str, config: type[Any]) -> str:
 
 
 def shown(default: Any) -> str:
-    if default is None or default in ("", ()):
+    if default is None or default in ("", (), {}):
         return ""
     return f"`{escaped(str(default))}`"
 

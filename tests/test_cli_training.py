@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 
 from multiserverrl.train.checkpoint import load_newest
 
@@ -84,3 +85,19 @@ def test_a_killed_launcher_takes_every_process_of_its_run_along(tmp_path: Path) 
         cast = wait_for_updates(process)
         process.kill()
         assert psutil.wait_procs(cast, DEADLINE_S)[1] == []
+
+
+def test_options_of_a_plug_in_are_numbers_texts_and_truths() -> None:
+    from multiserverrl.cli import _parser
+
+    flags = ["--option", "features=400", "--option", "rate=0.5", "--option", "kind=rbf", "--option", "fast=true"]
+    given = _parser().parse_args(["train", "CartPole-v1", *flags, "--option", "list=[1]"])
+    assert given.options == {"features": 400, "rate": 0.5, "kind": "rbf", "fast": True, "list": "[1]"}
+
+
+def test_an_option_without_a_value_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    from multiserverrl.cli import main
+
+    with pytest.raises(SystemExit):
+        main(["train", "CartPole-v1", "--option", "features"])
+    assert "NAME=VALUE" in capsys.readouterr().err

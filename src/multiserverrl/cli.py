@@ -111,7 +111,26 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--config", metavar="FILE", help="TOML file with these settings and env_id; flags win")
     add_flags(train.add_argument_group("where the environments are, where the run is kept"), LaunchConfig)
     add_flags(train.add_argument_group("how to train"), TrainConfig)
+    text = "setting of a plug-in (--algorithm); the value is JSON where it parses, else text (repeatable)"
+    train.add_argument(
+        "--option", action=_Option, dest="options", default=argparse.SUPPRESS, metavar="NAME=VALUE", help=text
+    )
     train.set_defaults(command=_train, parser=train)
+
+
+class _Option(argparse.Action):
+    """Gathers name=value into a dict of numbers, texts, true and false."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        name, sign, text = values.partition("=")
+        if not name or not sign:
+            parser.error(f"--option {values}: write NAME=VALUE")
+        try:
+            value = json.loads(text, parse_constant=str)
+        except ValueError:
+            value = text
+        value = value if isinstance(value, float | int | str) else text
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), name: value})
 
 
 def _add_eval(commands: Any) -> None:

@@ -23,7 +23,10 @@ Config = TypeVar("Config")
 
 def setting(default: Any, text: str, *, unit: str = "", flag: bool = True, metavar: str | None = None) -> Any:
     """A field of a config dataclass: default, one line of text, unit; `flag=False` keeps it off the command line."""
-    return dataclasses.field(default=default, metadata={"text": text, "unit": unit, "flag": flag, "metavar": metavar})
+    metadata = {"text": text, "unit": unit, "flag": flag, "metavar": metavar}
+    if isinstance(default, dict):  # each config has its own
+        return dataclasses.field(default_factory=default.copy, hash=False, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def flag_name(field_name: str) -> str:
@@ -35,10 +38,14 @@ def settings_of(config: type[Any]) -> list[tuple[str, Any, Any, dict[str, Any]]]
     """(name, type, default, metadata) of each field that was made by `setting`."""
     hints = typing.get_type_hints(config)
     return [
-        (field.name, hints[field.name], field.default, dict(field.metadata))
+        (field.name, hints[field.name], _default_of(field), dict(field.metadata))
         for field in dataclasses.fields(config)
         if "text" in field.metadata
     ]
+
+
+def _default_of(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def add_flags(parser: argparse.ArgumentParser, config: type[Any], *, skip: tuple[str, ...] = ()) -> None:

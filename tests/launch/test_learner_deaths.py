@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,18 +22,18 @@ from multiserverrl.train.learner import Training
 from multiserverrl.train.replay import Replay
 from multiserverrl.train.stores import kept_steps, store_for, store_layout
 from multiserverrl.train.stores.frames import FrameRing
+from multiserverrl.train.stores.sequences import GroupSequences
 from multiserverrl.train.task import Task
 from multiserverrl.train.transitions import GroupWindows
 from tests.train.fakes import FakeCounters, FakeWeights
+from tests.train.plugged import plug_in
 
 TASK = Task(obs_shape=(2,), num_actions=2)
 CONFIG = TrainConfig(hidden="8", buffer_size=16, warmup_steps=16, n_step=3)  # the buffer goes around
-STACKS = replace(CONFIG, frame_stack=3, prioritised=True)
-TAKEN = 14
 # everything that a learner writes while it takes steps in
 OPERATIONS = [
-    (GroupWindows, "push"), (FrameRing, "_append"), (replay, "_write_around"), (Replay, "_commit"),
-    (RingReader, "done"),
+    (GroupWindows, "push"), (GroupSequences, "push"), (FrameRing, "_append"),
+    (replay, "_write_around"), (Replay, "_commit"), (RingReader, "done"),
 ]  # fmt: skip
 
 
@@ -53,6 +54,7 @@ def raw_steps(number: int) -> RawSteps:
         next_obs=rng.normal(size=(N, 2)).astype(np.float32),
         valid=rng.random(N) < 0.9,
         weights_version=number,
+        extras={"state": rng.normal(size=(N, 16)).astype(np.float32)},
     )
 
 
@@ -78,7 +80,8 @@ def new_channels(config: TrainConfig) -> Iterator[Channels]:
     task = TASK.stacked(config.frame_stack)
     algorithm = algorithm_for(config, task)
     layout, kept = store_layout(config, algorithm), kept_steps(config, algorithm)
-    channels = Channels.create(ChannelPlan(task, (3, 2), {}, rows=1, replay=layout, kept_steps=kept))
+    extras = algorithm.extras_fields
+    channels = Channels.create(ChannelPlan(task, (3, 2), {}, rows=1, replay=layout, extras=extras, kept_steps=kept))
     try:
         yield channels
     finally:
@@ -93,7 +96,7 @@ def content(channels: Channels, config: TrainConfig) -> dict[str, Any]:
 @functools.cache
 def undisturbed(config: TrainConfig) -> dict[str, Any]:
     with new_channels(config) as channels:
-        learn(channels, list(range(TAKEN)), config)
+        learn(channels, list(range(taken(config))), config)
         return content(channels, config)
 
 
@@ -119,19 +122,32 @@ def killed_at(call: int, after: bool) -> Iterator[list[int]]:
         yield count
 
 
-@pytest.mark.parametrize("config", [CONFIG, STACKS], ids=["pairs", "stacks"])
+def taken(config: TrainConfig) -> int:
+    """Steps; several of them make one sequence."""
+    return 28 if config.algorithm == "recurrent-q" else 14
+
+
+def config_of(kind: str) -> TrainConfig:
+    if kind == "sequences":  # a plug-in, which has to be installed before it is named
+        return replace(CONFIG, algorithm="recurrent-q", sequence_length=4, warmup_steps=4, buffer_size=20)
+    return {"pairs": CONFIG, "stacks": replace(CONFIG, frame_stack=3, prioritised=True)}[kind]
+
+
+@pytest.mark.parametrize("kind", ["pairs", "stacks", "sequences"])
 @pytest.mark.parametrize("after", [False, True])
 def test_a_learner_killed_at_any_point_leaves_no_step_out_and_learns_from_none_twice(
-    after: bool, config: TrainConfig
+    after: bool, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    plug_in(monkeypatch, tmp_path, recurrent_q="tests.train.doubles:RecurrentQ")
+    config = config_of(kind)
     with killed_at(0, after) as count, new_channels(config) as channels:
-        learn(channels, list(range(TAKEN)), config)
+        learn(channels, list(range(taken(config))), config)
     whole = undisturbed(config)
     assert whole["inserted"][0] > config.buffer_size
-    assert count[0] > 5 * TAKEN
+    assert count[0] > 5 * taken(config)
     for call in range(1, count[0] + 1):
         with new_channels(config) as channels:
-            numbers = list(range(TAKEN))
+            numbers = list(range(taken(config)))
             with killed_at(call, after), pytest.raises(Killed):
                 learn(channels, numbers, config)
             learn(channels, numbers, config)

@@ -38,6 +38,11 @@ def test_flags_make_the_same_config_as_values() -> None:
         ("hidden", "128,,64"),
         ("hidden", ""),
         ("algorithm", "magic"),
+        ("frame_stack", 0),
+        ("sequence_length", 1),
+        ("priority_exponent", 1.1),
+        ("importance_start", -0.1),
+        ("importance_steps", 0),
         ("backend", "abacus"),
         ("device", "gpu"),
         ("network", "resnet"),
@@ -119,7 +124,17 @@ def test_every_setting_is_checked() -> None:
     from multiserverrl.train import config as module
 
     checked = {*module._AT_LEAST_ONE, *module._SHARES, *module._POSITIVE, *module._NOT_NEGATIVE}
-    checked |= {*module._CHOICES, "episodes", "stop_at_return", "hidden", "v_min", "v_max", "sequence_length"}
+    checked |= {
+        *module._CHOICES,
+        "algorithm",
+        "options",
+        "episodes",
+        "stop_at_return",
+        "hidden",
+        "sequence_length",
+        "v_min",
+        "v_max",
+    }
     checked |= {"deterministic", "double", "dueling", "noisy", "prioritised"}  # either will do
     assert checked == {field.name for field in dataclasses.fields(TrainConfig)}
 

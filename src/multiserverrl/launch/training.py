@@ -66,6 +66,7 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress, recipe:
         claims = earlier.claims() if earlier else {}
         place = stack.enter_context(open_place(launch, config.eval_episodes, claims))
         task = place.task.stacked(config.frame_stack)
+        algorithm_for(config, task)  # one that cannot learn this task, or is none, is refused here
         seats = take_seats(place.offers, place.count, config.explorers, config.eval_episodes)
         if config.deterministic and seats.is_borrowed:
             raise ConfigError("--deterministic needs an env for evaluation beside the one that explores: --count 2")

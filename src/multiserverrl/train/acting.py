@@ -60,7 +60,7 @@ class Actor:
             acted, version = self._algorithm.act_at_random(len(obs), rng), 0
         else:
             prepared, version = self._snapshot
-            acted = self._algorithm.act(prepared, obs, _extras(requests), explore, rng)
+            acted = self._algorithm.act(prepared, obs, _extras(self._algorithm, requests), explore, rng)
         self._counters.add("batches", 1)
         self._counters.add("batch_rows", len(obs))
         self._batch_rows.add(len(obs))
@@ -133,12 +133,13 @@ def epsilon_ladder(config: TrainConfig, num_envs: dict[int, int]) -> dict[int, A
     return {group: ladder[first[at] : first[at + 1]] for at, group in enumerate(num_envs)}
 
 
-def _extras(requests: list[ActionRequest]) -> dict[str, Array]:
-    """Of these envs' last steps, zeros where an episode begins."""
-    found = {}
-    for name in requests[0].extras:
-        found[name] = _joined([request.extras[name] for request in requests]).copy()
-        found[name][_joined([request.begins for request in requests])] = 0
+def _extras(algorithm: Algorithm, requests: list[ActionRequest]) -> dict[str, Array]:
+    """Of these envs' last steps, zeros where an episode begins, and where there was no step yet."""
+    begins, found = _joined([request.begins for request in requests]), {}
+    for name, (dtype, shape) in algorithm.extras_fields.items():
+        parts = [request.extras.get(name, np.zeros((len(request.begins), *shape), dtype)) for request in requests]
+        found[name] = _joined(parts).copy()
+        found[name][begins] = 0
     return found
 
 

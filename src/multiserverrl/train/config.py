@@ -10,6 +10,7 @@ import msgspec
 
 from multiserverrl.errors import ConfigError
 from multiserverrl.settings import flag_name, setting
+from multiserverrl.train.plugins import plugin_names
 
 __all__ = ["TrainConfig", "config_from_json", "config_to_json"]
 
@@ -36,7 +37,11 @@ class TrainConfig:
 
     algorithm: str = setting(
         "dqn",
-        "how to learn: dqn (n-step double DQN), rainbow (with all further parts of DQN), or pqn (on fresh rollouts)",
+        "how to learn: dqn (n-step double DQN), rainbow (with all further parts of DQN), pqn (on fresh rollouts), or a "
+        "plug-in (docs/plugins.md)",
+    )
+    options: dict[str, float | int | str | bool] = setting(  # noqa: RUF009 (a copy for each)
+        {}, "settings of a plug-in: repeat `--option name=value` (JSON where it parses, else text)", flag=False
     )
     backend: str = setting(
         "auto",
@@ -131,6 +136,7 @@ class TrainConfig:
         _require(
             self, "stop_at_return", self.stop_at_return is None or math.isfinite(self.stop_at_return), "must be finite"
         )
+        self._check_algorithm()
         for name, choices in _CHOICES.items():
             _require(self, name, getattr(self, name) in choices, f"must be one of: {', '.join(choices)}")
         is_possible = self.device != "cuda" or self.backend != "numpy"
@@ -170,6 +176,18 @@ class TrainConfig:
             _require(self, name, math.isfinite(getattr(self, name)), "must be finite")
         _require(self, "v_min", self.v_min < self.v_max, f"must be less than --v-max, {self.v_max!r}")
 
+    def _check_algorithm(self) -> None:
+        if self.algorithm in ALGORITHMS:
+            if self.options:
+                names = ", ".join(self.options)
+                raise ConfigError(f"--option {names} is for a plug-in: {self.algorithm} has only the other flags")
+            return
+        known = [*ALGORITHMS, *plugin_names()]
+        _require(self, "algorithm", self.algorithm in known, f"must be one of: {', '.join(known)}")
+        for name, value in self.options.items():
+            if not isinstance(value, float | int | str):
+                raise ConfigError(f"--option {name} is {value!r}: it must be a number, a text, true or false")
+
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
         """ "128,128" → (128, 128)."""
@@ -189,7 +207,7 @@ _AT_LEAST_ONE = (
     "frame_stack", "importance_steps", "rollout_steps", "epochs", "minibatches",
 )  # fmt: skip
 _CHOICES = {
-    "algorithm": ALGORITHMS, "backend": BACKENDS, "device": DEVICES, "network": NETWORKS, "image_channels": CHANNELS,
+    "backend": BACKENDS, "device": DEVICES, "network": NETWORKS, "image_channels": CHANNELS,
     "inference": INFERENCE, "exploration": EXPLORATION, "distributional": DISTRIBUTIONAL,
 }  # fmt: skip
 _SHARES = (

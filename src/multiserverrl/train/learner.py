@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from multiserverrl.errors import CheckpointError, RunError
 from multiserverrl.observe.log import log
 from multiserverrl.train.algorithms import algorithm_for
+from multiserverrl.train.algorithms.checks import require_learner
 from multiserverrl.train.channels import Control, Counters, RawSteps, StepReader, WeightsWriter
 from multiserverrl.train.checkpoint import Checkpoint, load_newest
 from multiserverrl.train.config import TrainConfig
@@ -126,6 +127,7 @@ class Training:
         self.config, self.task, self.played = config, task, played
         algorithm = algorithm_for(config, task)
         self.learner = algorithm.init()
+        require_learner(self.learner, config.algorithm)
         self.store = store_for(config, algorithm, replay_arrays)
         self.updates, self.version = 0, 0
         self._weights, self._counters = weights, counters

@@ -34,7 +34,7 @@ class Algorithm(Protocol):
     """The half that every process may hold. It refuses, with ConfigError, settings and tasks that it cannot learn."""
 
     storage: Storage
-    transition_fields: Fields  # of one item, for the storage "n_steps"
+    transition_fields: Fields  # of one transition; for sequences of one step: its obs and action
     weights_fields: Fields  # of what is published
     extras_fields: Fields  # of one env: what `act` returns beside actions (log-probability, value, recurrent state)
 

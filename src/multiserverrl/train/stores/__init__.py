@@ -14,6 +14,7 @@ from multiserverrl.train.replay import Fields
 from multiserverrl.train.stores.n_steps import NStepStore, kept_n_steps, n_step_layout
 from multiserverrl.train.stores.protocol import Arrays, Store
 from multiserverrl.train.stores.rollouts import RolloutStore, rollout_layout
+from multiserverrl.train.stores.sequences import SequenceStore, kept_for_sequences, sequence_layout
 
 __all__ = ["Store", "kept_steps", "store_for", "store_layout"]
 
@@ -30,6 +31,7 @@ class _Kind:
 _KINDS: dict[Storage, _Kind] = {
     "n_steps": _Kind(n_step_layout, NStepStore, kept_n_steps),
     "rollouts": _Kind(rollout_layout, RolloutStore, lambda config, algorithm: 0),
+    "sequences": _Kind(sequence_layout, SequenceStore, kept_for_sequences),
 }
 
 

@@ -32,14 +32,15 @@ def keeps_frames(config: TrainConfig, obs: tuple[str, tuple[int, ...]]) -> bool:
     return config.frame_stack > 1 or np.dtype(dtype).itemsize * math.prod(shape) >= LEAST_BYTES
 
 
-def frame_layout(config: TrainConfig, obs: tuple[str, tuple[int, ...]]) -> Fields:
+def frame_layout(config: TrainConfig, obs: tuple[str, tuple[int, ...]], new_steps: int) -> Fields:
     """(dtype, shape) of the arrays of a `FrameRing`; `obs` as a network sees it, stacked.
 
     A step adds one frame, and one more where an episode begins: there is room for one such step in eight.
     """
     dtype, shape = obs
     frame_shape = shape[1:] if config.frame_stack > 1 else shape
-    count = config.buffer_size + config.buffer_size // 8 + _MORE
+    steps = config.buffer_size * new_steps
+    count = steps + steps // 8 + _MORE
     return {
         "frame": (dtype, (count, *frame_shape)),
         "before": ("int64", (count,)),  # the number of the one before it in its episode; its own, where that begins

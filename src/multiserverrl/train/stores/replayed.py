@@ -44,11 +44,14 @@ class Windows(Protocol):
         """As `push`, of steps whose items a learner before us has put into the replay buffer."""
 
 
-def replay_layout(config: TrainConfig, item: Fields, obs: tuple[str, tuple[int, ...]]) -> Fields:
-    """(dtype, shape) of all arrays of a store of such items, whose single observations are (dtype, shape) `obs`."""
+def replay_layout(config: TrainConfig, item: Fields, obs: tuple[str, tuple[int, ...]], new_steps: int = 1) -> Fields:
+    """(dtype, shape) of all arrays of a store of such items, whose single observations are (dtype, shape) `obs`.
+
+    `new_steps` of an item are in no item before it.
+    """
     fields, more = dict(item), Fields()
     if keeps_frames(config, obs):
-        more |= _over(_FRAMES, frame_layout(config, obs))
+        more |= _over(_FRAMES, frame_layout(config, obs, new_steps))
         for name in _OBSERVATIONS:
             axes = len(item[name][1]) - len(obs[1])
             fields[name] = ("int64", item[name][1][:axes])
