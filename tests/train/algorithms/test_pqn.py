@@ -167,21 +167,62 @@ def test_acting_is_greedy_on_q_but_for_epsilon() -> None:
     assert set(algorithm.act_at_random(100, rng)[0].tolist()) == {0, 1}
 
 
-def test_the_learning_rate_and_epsilon_fall_by_env_steps() -> None:
-    config = replace(
-        CONFIG, learning_rate_end=0.25, learning_rate_steps=1000, epsilon_start=1.0, epsilon_end=0.2, epsilon_steps=100
-    )
-    algorithm = PQN(config, TASK)
-    learner = algorithm.init()
-    assert [learner.learning_rate(steps) for steps in (0, 500, 5000)] == pytest.approx([3e-3, 1.5e-3, 0.75e-3])
+def test_the_learning_rate_falls_by_env_steps() -> None:
+    config = replace(CONFIG, learning_rate_end=0.25, learning_rate_steps=1000)
+    moved = []
+    for env_steps in (0, 500, 5000):
+        learner = PQN(config, TASK).init()
+        before = learner.weights()["head.bias"]
+        learner.update(rollout(0), env_steps)
+        moved.append(np.abs(learner.weights()["head.bias"] - before).max())
+    assert moved[1] / moved[0] == pytest.approx(0.5, abs=0.1)
+    assert moved[2] / moved[0] == pytest.approx(0.25, abs=0.1)
+
+
+def test_epsilon_falls_by_env_steps() -> None:
+    algorithm = PQN(replace(CONFIG, epsilon_start=1.0, epsilon_end=0.2, epsilon_steps=100), TASK)
     assert [algorithm.exploration(steps) for steps in (0, 50, 500)] == pytest.approx([1.0, 0.6, 0.2])
+
+
+IMAGE = Task(obs_shape=(10, 10, 2), num_actions=2, obs_dtype="uint8")
+PARTS = (ObsPart("a", "float32", (2,)), ObsPart("b", "uint8", (9, 9, 1)))
+DICT = Task(obs_shape=(), num_actions=2, obs_dtype="(2,)<f4,(9, 9, 1)|u1,", obs_parts=PARTS)
+STACK = Task(obs_shape=(4, 12, 12), num_actions=2, obs_dtype="uint8", frame_stack=4)
+
+
+def seen(rng: np.random.Generator, task: Task, *rows: int) -> Any:
+    if not task.obs_parts:
+        return rng.integers(0, 256, (*rows, *task.obs_shape)).astype(task.obs_dtype)
+    obs = np.zeros(rows, task.obs_dtype)
+    obs["f0"], obs["f1"] = rng.normal(size=(*rows, 2)), rng.integers(0, 256, (*rows, 9, 9, 1))
+    return obs
+
+
+@pytest.mark.parametrize("task", [IMAGE, DICT, STACK], ids=["image", "dict", "stack"])
+def test_what_only_torch_can_see_is_learned_acted_on_and_kept(task: Task) -> None:
+    rng, batch = np.random.default_rng(0), rollout(1)
+    batch["obs"], batch["next_obs"] = seen(rng, task, T, N), seen(rng, task, T, N)
+    algorithm = PQN(CONFIG, task)
+    assert not algorithm.is_plain
+    learner = algorithm.init()
+    assert all(np.isfinite(learner.wanted(batch)[batch["valid"]]))
+    batch["terminated"][:] = True
+    losses = [float(learner.update(batch, env_steps=0).loss) for _ in range(30)]
+    assert losses[-1] < 0.3 * losses[0]
+    found = learner.weights()
+    assert {name: (str(array.dtype), array.shape) for name, array in found.items()} == algorithm.weights_fields
+    actions = algorithm.act(algorithm.prepare(found), batch["obs"][0], {}, 0.0, rng)[0]
+    assert np.array_equal(actions, learner.arithmetic.values(batch["obs"][0]).argmax(axis=1))
+    again = PQN(replace(CONFIG, seed=5), task).init()
+    again.load_state(learner.state())
+    assert all(np.array_equal(array, again.state()[name]) for name, array in learner.state().items())
+    with pytest.raises(ConfigError, match="--backend is 'numpy': it has no image or Dict networks"):
+        PQN(replace(CONFIG, backend="numpy"), task)
 
 
 def test_what_it_cannot_learn_is_refused() -> None:
     with pytest.raises(ConfigError, match="continuous, not Discrete"):
         PQN(CONFIG, Task(obs_shape=(3,), num_actions=0, action_shape=(2,)))
-    with pytest.raises(ConfigError, match="only Box spaces of floating-point numbers"):
-        PQN(CONFIG, Task(obs_shape=(), num_actions=2, obs_parts=(ObsPart("a", "float32", (2,)),)))
 
 
 def test_the_torch_arithmetic_is_what_backend_torch_learns_with() -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from multiserverrl.train.algorithms.pqn import TorchArithmetic
-from multiserverrl.train.algorithms.pqn_numpy import NumpyArithmetic, fresh, network_fields, q_values
+from multiserverrl.train.algorithms.pqn_numpy import NumpyArithmetic, network_fields, q_values
 from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.networks import fresh
 from multiserverrl.train.task import Task
 
 TASK = Task(obs_shape=(4,), num_actions=3)
@@ -26,7 +27,7 @@ def test_a_hundred_updates_are_those_of_torch(hidden: str, max_grad_norm: float)
         obs, action = rng.normal(size=(32, 4)).astype(np.float32), rng.integers(0, 3, 32)
         wanted = rng.normal(size=32).astype(np.float32)
         losses = [arithmetic.descend(obs, action, wanted, 1e-3) for arithmetic in (ours, torchs)]
-        assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+        assert float(losses[0]) == pytest.approx(float(losses[1]), abs=1e-5)
     for name, array in ours.weights().items():
         np.testing.assert_allclose(array, torchs.weights()[name], atol=1e-5, err_msg=name)
         assert not np.array_equal(array, before[name])
@@ -36,7 +37,8 @@ def test_a_hundred_updates_are_those_of_torch(hidden: str, max_grad_norm: float)
 
 def test_a_norm_makes_each_row_of_mean_0_and_variance_1_then_scales_and_shifts() -> None:
     rng = np.random.default_rng(0)
-    weights = fresh(rng, 4, (16,), 16)
+    config, task = replace(CONFIG, hidden="16"), Task(obs_shape=(4,), num_actions=16)
+    weights = fresh(rng, network_fields(config, task))
     weights["encoder.layer0.scale"], weights["encoder.layer0.shift"] = (
         rng.normal(size=16).astype(np.float32) for _ in range(2)
     )
@@ -76,7 +78,7 @@ def test_the_gradient_is_the_slope_of_the_loss() -> None:
 
 
 def test_what_is_published_has_the_declared_fields() -> None:
-    fields = network_fields(4, (24, 16), 3)
+    fields = network_fields(CONFIG, TASK)
     found = NumpyArithmetic(CONFIG, TASK).weights()
     assert {name: (str(array.dtype), array.shape) for name, array in found.items()} == fields
     assert list(found) == list(fields)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,30 @@ def test_a_learner_that_starts_again_knows_how_many_steps_there_were_and_begins_
     assert again.inserted == 4
     assert taken(again, *(steps(0, number) for number in range(2, 5))) == [False, False, True]
     assert kept_steps(CONFIG, ALGORITHM) == 0
+
+
+def test_a_network_that_sees_stacks_gets_them_in_a_rollout() -> None:
+    config = dataclasses.replace(CONFIG, frame_stack=3)
+    store = RolloutStore(config, new_arrays(store_layout(config, ALGORITHM)))
+    ending = steps(0, 3)
+    ending.truncated = np.array([True, False])
+    store.retake(steps(0, 1))  # a learner before this one had these
+    store.retake(steps(0, 2))
+    taken(store, ending, steps(0, 4), steps(0, 5))
+    batch = store.batch()
+    assert batch["obs"].shape == batch["next_obs"].shape == (3, 2, 3, 2)
+    assert batch["obs"][:, 0, :, 0].tolist() == [[1.0, 2.0, 3.0], [4.0, 4.0, 4.0], [4.0, 4.0, 5.0]]
+    assert batch["obs"][:, 1, :, 0].tolist() == [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [3.0, 4.0, 5.0]]
+    assert batch["next_obs"][:, 0, :, 0].tolist() == [[2.0, 3.0, 3.5], [4.0, 4.0, 4.5], [4.0, 5.0, 5.5]]
+    assert kept_steps(config, ALGORITHM) == 2
+
+
+def test_at_a_barrier_a_rollout_begins_anew() -> None:
+    store = new_store()
+    taken(store, steps(0, 0), steps(0, 1), steps(1, 0))
+    store.cut_off()
+    assert len(store) == 0
+    assert taken(store, *(steps(0, number) for number in range(2, 5))) == [False, False, True]
 
 
 def test_a_checkpoint_holds_the_count_alone() -> None:

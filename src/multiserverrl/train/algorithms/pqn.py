@@ -14,14 +14,21 @@ All V of a rollout are the network's own, as it is when the rollout is complete.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, SupportsFloat
 
 import numpy as np
 
 from multiserverrl.errors import ConfigError
-from multiserverrl.train.algorithms.pqn_numpy import NumpyArithmetic, fresh, network_fields, q_values
+from multiserverrl.train.algorithms.dqn_numpy import require_same
+from multiserverrl.train.algorithms.pqn_numpy import NumpyArithmetic, network_fields, q_values
 from multiserverrl.train.algorithms.protocol import Acted, Array, Batch, Explore, Fields, Storage, Updated, Weights
+from multiserverrl.train.algorithms.schedules import epsilon_at, learning_rate_at
 from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.networks import fresh
+from multiserverrl.train.networks.choice import encoder_for, is_plain
+from multiserverrl.train.networks.device import open_device
+from multiserverrl.train.networks.tensors import arrays_of, on_device, tensors_of, weights_on
 from multiserverrl.train.task import Task
 
 if TYPE_CHECKING:
@@ -31,22 +38,35 @@ __all__ = ["PQN", "Arithmetic", "PQNLearner", "TorchArithmetic", "cuts_of", "lam
 
 
 class PQN:
-    """The half that acts: epsilon-greedy on Q, in NumPy."""
+    """The half that acts: epsilon-greedy on Q, in NumPy for plain networks."""
 
     storage: Storage = "rollouts"
 
     def __init__(self, config: TrainConfig, task: Task) -> None:
-        _refuse_others(task)
-        self.config, self.task = config, task
+        if not task.is_discrete:
+            raise ConfigError("pqn learns to choose among numbered actions: this env's are continuous, not Discrete")
+        self.config, self.task, self.is_plain = config, task, is_plain(config, task)
+        if config.backend == "numpy" and not self.is_plain:
+            raise ConfigError("--backend is 'numpy': it has no image or Dict networks; use --backend torch or auto")
         self.extras_fields: Fields = {}
         self.transition_fields: Fields = {}
-        self.weights_fields = network_fields(task.obs_size, config.hidden_sizes, task.num_actions)
+        self.weights_fields = network_fields(config, task)
+        self._torch: TorchNetwork | None = None  # of acting
 
-    def prepare(self, weights: Weights) -> Weights:
-        return {name: weights[name] for name in self.weights_fields}
+    def fresh(self, rng: np.random.Generator) -> Weights:
+        """Weights to begin with."""
+        return fresh(rng, self.weights_fields)
 
-    def act(self, weights: Weights, obs: Array, extras: Batch, explore: Explore, rng: np.random.Generator) -> Acted:
-        actions = q_values(weights, obs).argmax(axis=1)  # (N,)
+    def prepare(self, weights: Weights) -> Any:
+        weights = {name: weights[name] for name in self.weights_fields}
+        if self.is_plain:
+            return weights
+        self._torch = self._torch or TorchNetwork(self.config, self.task)
+        return weights_on(weights, self._torch.device)
+
+    def act(self, weights: Any, obs: Array, extras: Batch, explore: Explore, rng: np.random.Generator) -> Acted:
+        values = self._torch.values(weights, obs) if self._torch else q_values(weights, obs)
+        actions = values.argmax(axis=1)  # (N,)
         if np.any(explore):
             is_random = rng.random(len(obs)) < explore
             actions = np.where(is_random, self.act_at_random(len(obs), rng)[0], actions)
@@ -56,23 +76,14 @@ class PQN:
         return rng.integers(0, self.task.num_actions, num_envs), {}
 
     def exploration(self, env_steps: int) -> float:
-        """Epsilon: linear from start to end."""
-        start, end = self.config.epsilon_start, self.config.epsilon_end
-        return start + (end - start) * min(1.0, env_steps / self.config.epsilon_steps)
+        return epsilon_at(self.config, env_steps)
 
     def init(self) -> PQNLearner:
         """The half that learns, in the arithmetic that `--backend` names."""
-        kind = TorchArithmetic if self.config.backend == "torch" else NumpyArithmetic
-        return PQNLearner(self.config, kind(self.config, self.task))
-
-
-def _refuse_others(task: Task) -> None:
-    if not task.is_discrete:
-        raise ConfigError("pqn learns to choose among numbered actions: this env's are continuous, not Discrete")
-    if task.obs_parts or task.obs_dtype != "float32":
-        raise ConfigError(
-            f"cannot train on observations {task.obs_dtype}{task.obs_shape}: only Box spaces of floating-point numbers"
-        )
+        config = self.config
+        is_numpy = config.backend == "numpy" or (config.backend == "auto" and self.is_plain and config.device != "cuda")
+        kind = NumpyArithmetic if is_numpy else TorchArithmetic
+        return PQNLearner(config, self.weights_fields, kind(config, self.task))
 
 
 class Arithmetic(Protocol):
@@ -81,8 +92,8 @@ class Arithmetic(Protocol):
     def values(self, obs: Array) -> Array:
         """(B, *obs_shape) → (B, A)."""
 
-    def descend(self, obs: Array, action: Array, wanted: Array, learning_rate: float) -> float:
-        """One step of the optimiser towards `wanted` (B,); the loss before it."""
+    def descend(self, obs: Array, action: Array, wanted: Array, learning_rate: float) -> Any:
+        """One step of the optimiser towards `wanted` (B,); the loss before it, a number or a tensor."""
 
     def weights(self) -> Weights:
         """Copies of what is published."""
@@ -97,8 +108,8 @@ class Arithmetic(Protocol):
 class PQNLearner:
     """The half that learns."""
 
-    def __init__(self, config: TrainConfig, arithmetic: Arithmetic) -> None:
-        self.config, self.arithmetic = config, arithmetic
+    def __init__(self, config: TrainConfig, fields: Fields, arithmetic: Arithmetic) -> None:
+        self.config, self.fields, self.arithmetic = config, fields, arithmetic
         self.updates = 0
 
     def update(self, batch: Batch, env_steps: int) -> Updated:
@@ -107,14 +118,15 @@ class PQNLearner:
         valid = batch["valid"]
         obs, action, wanted = batch["obs"][valid], batch["action"][valid], wanted[valid]  # (B, ...)
         rng = np.random.default_rng([self.config.seed, 1, self.updates])  # a resume needs no state of it
-        parts, learning_rate = min(self.config.minibatches, len(wanted)), self.learning_rate(env_steps)
+        parts, learning_rate = min(self.config.minibatches, len(wanted)), learning_rate_at(self.config, env_steps)
         losses = [
             self.arithmetic.descend(obs[rows], action[rows], wanted[rows], learning_rate)
             for _ in range(self.config.epochs)
             for rows in np.array_split(rng.permutation(len(wanted)), parts)
         ]
         self.updates += len(losses)
-        return Updated(float(np.mean(losses)), updates=len(losses))
+        loss: SupportsFloat = sum(losses) / len(losses)
+        return Updated(loss, updates=len(losses))
 
     def wanted(self, batch: Batch) -> Array:
         """(T, N) λ-returns; what stands in rows that are not valid means nothing."""
@@ -129,11 +141,6 @@ class PQNLearner:
         config = self.config
         return lambda_returns(batch["reward"], batch["terminated"], cut, next_value, config.gamma, config.td_lambda)
 
-    def learning_rate(self, env_steps: int) -> float:
-        """Linear from the start to `learning_rate_end` of it."""
-        left = 1.0 - env_steps / self.config.learning_rate_steps
-        return self.config.learning_rate * max(self.config.learning_rate_end, left)
-
     def weights(self) -> Weights:
         return self.arithmetic.weights()
 
@@ -141,11 +148,7 @@ class PQNLearner:
         return {"updates": np.array([self.updates]), **self.arithmetic.state()}
 
     def load_state(self, state: dict[str, Array]) -> None:
-        for name, array in self.arithmetic.weights().items():
-            kept = state.get(f"online.{name}")
-            if kept is None or kept.shape != array.shape:
-                found = "missing" if kept is None else f"{kept.shape}"
-                raise ValueError(f"weights {name!r} are {found}, this run's network has {array.shape}")
+        require_same(self.fields, state)
         self.arithmetic.load_state(state)
         self.updates = int(state["updates"][0])
 
@@ -173,76 +176,89 @@ def lambda_returns(
     return returns
 
 
+class TorchNetwork:
+    """`q_values` in torch, for every kind of observation."""
+
+    def __init__(self, config: TrainConfig, task: Task) -> None:
+        self.device = open_device(config.device, config.torch_threads)
+        self._encoder, self._task = encoder_for(config, task, layer_norm=True), task
+
+    def forward(self, weights: Mapping[str, torch.Tensor], obs: Array) -> torch.Tensor:
+        """(B, *obs_shape) → (B, A), on the device."""
+        from torch.nn.functional import linear
+
+        features = self._encoder.forward(weights, tensors_of(obs, self._task, self.device))
+        return linear(features, weights["head.weight"], weights["head.bias"])
+
+    def values(self, weights: Mapping[str, torch.Tensor], obs: Array) -> Array:
+        """The same without a gradient, as an array."""
+        import torch
+
+        if not len(obs):  # convolutions want some
+            return np.zeros((0, self._task.num_actions), np.float32)
+        with torch.inference_mode():
+            values: Array = self.forward(weights, obs).cpu().numpy()
+        return values
+
+
 class TorchArithmetic:
     """See `Arithmetic`."""
 
     def __init__(self, config: TrainConfig, task: Task) -> None:
         import torch
 
-        torch.set_num_threads(config.torch_threads)
-        torch.set_flush_denormal(True)  # see pqn_numpy
-        self._max_norm, self._hidden = config.max_grad_norm, len(config.hidden_sizes)
-        begin = fresh(np.random.default_rng([config.seed, 0]), task.obs_size, config.hidden_sizes, task.num_actions)
-        self._online = {name: torch.from_numpy(array).requires_grad_() for name, array in begin.items()}
-        self._optimiser = torch.optim.RAdam(list(self._online.values()), lr=config.learning_rate, foreach=True)
+        self._network, self._max_norm = TorchNetwork(config, task), config.max_grad_norm
+        begin = weights_on(fresh(np.random.default_rng([config.seed, 0]), network_fields(config, task)), self._device)
+        self._online = {name: tensor.requires_grad_() for name, tensor in begin.items()}
+        self._optimiser = torch.optim.RAdam(list(self._online.values()), foreach=True)
         for tensor in self._online.values():  # what RAdam would begin with at its first step
             zeros = torch.zeros_like(tensor, requires_grad=False)
-            self._optimiser.state[tensor] = {
-                "step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()
-            }  # fmt: skip
+            state = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+            self._optimiser.state[tensor] = state
+
+    @property
+    def _device(self) -> torch.device:
+        return self._network.device
 
     def values(self, obs: Array) -> Array:
-        import torch
+        return self._network.values(self._online, obs)
 
-        with torch.no_grad():
-            return self._forward(torch.from_numpy(obs)).numpy()
-
-    def descend(self, obs: Array, action: Array, wanted: Array, learning_rate: float) -> float:
+    def descend(self, obs: Array, action: Array, wanted: Array, learning_rate: float) -> torch.Tensor:
         import torch
         from torch.nn.functional import mse_loss
 
-        value = self._forward(torch.from_numpy(obs)).gather(1, torch.from_numpy(action)[:, None]).squeeze(1)  # (B,)
-        loss = mse_loss(value, torch.from_numpy(wanted))
+        actions = on_device(action, self._device)[:, None]
+        value = self._network.forward(self._online, obs).gather(1, actions).squeeze(1)  # (B,)
+        loss = mse_loss(value, on_device(wanted, self._device))
         self._optimiser.param_groups[0]["lr"] = learning_rate
         self._optimiser.zero_grad()
         torch.autograd.backward(loss)
         if self._max_norm:
             torch.nn.utils.clip_grad_norm_(self._online.values(), self._max_norm)
         self._optimiser.step()
-        return loss.item()
-
-    def _forward(self, obs: torch.Tensor) -> torch.Tensor:
-        """`q_values` in torch."""
-        from torch.nn.functional import layer_norm, linear
-
-        values = obs.flatten(1)
-        for layer in range(self._hidden):
-            weight, bias, scale, shift = (
-                self._online[f"encoder.layer{layer}.{name}"] for name in ("weight", "bias", "scale", "shift")
-            )
-            values = layer_norm(linear(values, weight, bias), scale.shape, scale, shift).relu_()
-        return linear(values, self._online["head.weight"], self._online["head.bias"])
+        return loss.detach()
 
     def weights(self) -> Weights:
-        return {name: tensor.detach().numpy().copy() for name, tensor in self._online.items()}
+        return arrays_of(self._online)
 
     def state(self) -> dict[str, Array]:
         steps = next(iter(self._optimiser.state.values()))["step"]
-        state: dict[str, Array] = {"steps": np.array([int(steps)])}
-        for name, tensor in self._online.items():
-            moments = self._optimiser.state[tensor]
-            state[f"online.{name}"] = tensor.detach().numpy().copy()
-            state[f"radam.first.{name}"] = moments["exp_avg"].numpy().copy()
-            state[f"radam.second.{name}"] = moments["exp_avg_sq"].numpy().copy()
-        return state
+        return {"steps": np.array([int(steps)]), **arrays_of(self._living())}
 
     def load_state(self, state: dict[str, Array]) -> None:
         import torch
 
         with torch.no_grad():
-            for name, tensor in self._online.items():
-                moments = self._optimiser.state[tensor]
-                tensor.copy_(torch.from_numpy(state[f"online.{name}"]))
-                moments["exp_avg"].copy_(torch.from_numpy(state[f"radam.first.{name}"]))
-                moments["exp_avg_sq"].copy_(torch.from_numpy(state[f"radam.second.{name}"]))
+            for name, tensor in self._living().items():
+                tensor.copy_(torch.from_numpy(state[name]))
+            for moments in self._optimiser.state.values():
                 moments["step"].fill_(float(state["steps"][0]))
+
+    def _living(self) -> dict[str, torch.Tensor]:
+        """The tensors themselves, by their names in the state."""
+        living = {}
+        for name, tensor in self._online.items():
+            moments = self._optimiser.state[tensor]
+            living[f"online.{name}"] = tensor
+            living[f"radam.first.{name}"], living[f"radam.second.{name}"] = moments["exp_avg"], moments["exp_avg_sq"]
+        return living

@@ -7,7 +7,6 @@ Learning Rate and Beyond" (ICLR 2020), algorithm 2. Clipping: Pascanu, Mikolov a
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -15,9 +14,11 @@ import numpy as np
 
 from multiserverrl.train.algorithms.protocol import Array, Fields, Weights
 from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.networks import fresh, numbers_of
+from multiserverrl.train.networks.choice import encoder_for
 from multiserverrl.train.task import Task
 
-__all__ = ["NumpyArithmetic", "fresh", "network_fields", "q_values"]
+__all__ = ["NumpyArithmetic", "network_fields", "q_values"]
 
 _LEAST_VARIANCE = np.float32(1e-5)
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
@@ -27,35 +28,16 @@ _LONGEST_AVERAGE = 2.0 / (1.0 - _BETA_2) - 1.0  # of RAdam's moving second momen
 _LEAST_GRADIENT = np.float32(1e-15)
 
 
-def network_fields(inputs: int, hidden: tuple[int, ...], outputs: int) -> Fields:
-    """`encoder.layer0.weight` (out, in), its bias, scale and shift (out,), … of each hidden layer; then the head's."""
-    fields: Fields = {}
-    for layer, (size_in, size) in enumerate(itertools.pairwise((inputs, *hidden))):
-        fields[f"encoder.layer{layer}.weight"] = ("float32", (size, size_in))
-        fields |= {f"encoder.layer{layer}.{name}": ("float32", (size,)) for name in ("bias", "scale", "shift")}
-    return {**fields, "head.weight": ("float32", (outputs, hidden[-1])), "head.bias": ("float32", (outputs,))}
-
-
-def fresh(rng: np.random.Generator, inputs: int, hidden: tuple[int, ...], outputs: int) -> Weights:
-    """Weights to begin with: layers as torch's own would draw them, norms that change nothing."""
-    weights: Weights = {}
-    bound = 0.0
-    for name, (dtype, shape) in network_fields(inputs, hidden, outputs).items():
-        if name.endswith((".scale", ".shift")):
-            weights[name] = np.full(shape, name.endswith(".scale"), dtype)
-            continue
-        bound = 1.0 / math.sqrt(shape[1]) if len(shape) == 2 else bound
-        weights[name] = rng.uniform(-bound, bound, shape).astype(dtype)
-    return weights
+def network_fields(config: TrainConfig, task: Task) -> Fields:
+    """(dtype, shape): an encoder's with LayerNorm in every layer, `head.weight` (A, features) and `head.bias` (A,)."""
+    encoder = encoder_for(config, task, layer_norm=True)
+    head: Fields = {"head.weight": ("float32", (task.num_actions, encoder.size))}
+    return {**encoder.fields, **head, "head.bias": ("float32", (task.num_actions,))}
 
 
 def q_values(weights: Weights, obs: Array) -> Array:
-    """(B, ...) → (B, A). Each hidden layer: linear, LayerNorm, ReLU."""
-    return _forward(weights, _flat(obs))[1]
-
-
-def _flat(obs: Array) -> Array:
-    return obs.reshape(len(obs), math.prod(obs.shape[1:]))  # there may be none
+    """(B, ...) → (B, A) of a plain network. Each hidden layer: linear, LayerNorm, ReLU."""
+    return _forward(weights, numbers_of(obs))[1]
 
 
 class _Kept(NamedTuple):
@@ -89,8 +71,8 @@ class NumpyArithmetic:
 
     def __init__(self, config: TrainConfig, task: Task) -> None:
         self._max_norm = config.max_grad_norm
-        self._fields = network_fields(task.obs_size, config.hidden_sizes, task.num_actions)
-        begin = fresh(np.random.default_rng([config.seed, 0]), task.obs_size, config.hidden_sizes, task.num_actions)
+        self._fields = network_fields(config, task)
+        begin = fresh(np.random.default_rng([config.seed, 0]), self._fields)
         self._parameters = np.concatenate([begin[name].ravel() for name in self._fields])
         self._gradient, self._first, self._second, self._scratch = (np.zeros_like(self._parameters) for _ in range(4))
         self._online, self._slopes = self._views(self._parameters), self._views(self._gradient)
@@ -100,7 +82,7 @@ class NumpyArithmetic:
         return q_values(self._online, obs)
 
     def descend(self, obs: Array, action: Array, wanted: Array, learning_rate: float) -> float:
-        inputs, outputs, kept = _forward(self._online, _flat(obs))
+        inputs, outputs, kept = _forward(self._online, numbers_of(obs))
         rows, B = np.arange(len(outputs)), np.float32(len(outputs))
         error = outputs[rows, action] - wanted  # (B,)
         slope = np.zeros_like(outputs)  # (B, A) of the mean of squares in the outputs

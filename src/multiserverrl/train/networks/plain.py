@@ -51,7 +51,7 @@ def new_mlp(rng: np.random.Generator, inputs: int, hidden: tuple[int, ...], outp
 
 def numbers_of(obs: Array) -> Array:
     """(B, ...) → (B, inputs) float32; bytes come scaled to 0..1, as every network of ours sees them."""
-    flat = obs.reshape(len(obs), -1).astype(np.float32, copy=False)
+    flat = obs.reshape(len(obs), math.prod(obs.shape[1:])).astype(np.float32, copy=False)  # B may be 0
     return flat * np.float32(1 / 255) if obs.dtype == np.uint8 else flat
 
 

@@ -30,7 +30,7 @@ class _Kind:
 
 _KINDS: dict[Storage, _Kind] = {
     "n_steps": _Kind(n_step_layout, NStepStore, kept_n_steps),
-    "rollouts": _Kind(rollout_layout, RolloutStore, lambda config, algorithm: 0),
+    "rollouts": _Kind(rollout_layout, RolloutStore, lambda config, algorithm: config.frame_stack - 1),
     "sequences": _Kind(sequence_layout, SequenceStore, kept_for_sequences),
 }
 

@@ -39,6 +39,8 @@ class RolloutStore:
     def __init__(self, config: TrainConfig, arrays: Arrays) -> None:
         self._length, self._reward_scale = config.rollout_steps, np.float32(config.reward_scale)
         self._groups: dict[int, list[RawSteps]] = {}  # those that are waited for
+        self._frames = config.frame_stack
+        self._stacks: dict[int, tuple[Array, Array]] = {}  # (N, K, ...) seen last, (N,) whether an episode begins now
         self._mark = arrays[_MARK]
         self._size = 0
 
@@ -58,6 +60,7 @@ class RolloutStore:
         """See `Store`. The steps are kept as they are: they must not change afterwards."""
         count = int(np.count_nonzero(raw.valid))
         steps = self._groups.setdefault(raw.group, [])
+        raw = self._seen(raw)
         if count:
             steps.append(raw)
         elif steps:  # a group that begins anew: whatever ran in it ends where it was
@@ -66,7 +69,20 @@ class RolloutStore:
         self._mark[:] = (self.inserted + count, raw.group, raw.number)
 
     def retake(self, raw: RawSteps) -> None:
-        pass  # its rollout was lost with the learner that had it
+        self._seen(raw)  # its rollout was lost with the learner that had it
+
+    def _seen(self, raw: RawSteps) -> RawSteps:
+        """With the stacks that a network sees in the places of single frames."""
+        if self._frames == 1:
+            return raw
+        stacks, begins = self._stacks.get(raw.group, (None, None))
+        filled = np.repeat(raw.obs[:, None], self._frames, axis=1)
+        if stacks is not None and begins is not None:
+            going_on = np.concatenate([stacks[:, 1:], raw.obs[:, None]], axis=1)
+            filled = np.where(begins.reshape(-1, *[1] * raw.obs.ndim), filled, going_on)
+        self._stacks[raw.group] = (filled, raw.terminated | raw.truncated | ~raw.valid)
+        led_to = np.concatenate([filled[:, 1:], raw.next_obs[:, None]], axis=1)
+        return dataclasses.replace(raw, obs=filled, next_obs=led_to)
 
     def owes(self, updates: int) -> bool:
         lengths = [len(steps) for steps in self._groups.values()]
@@ -119,7 +135,7 @@ class RolloutStore:
 
     def cut_off(self) -> None:
         """See `Store`. Rollouts that are not complete are forgotten, as after a resume."""
-        self._groups, self._size = {}, 0
+        self._groups, self._stacks, self._size = {}, {}, 0
 
     def end_episodes(self, tails: Arrays) -> None:
         pass
