@@ -91,6 +91,7 @@ def slow_impala(weights: dict[str, Array], planes: Array) -> Array:
         (nature, (36, 44, 3), lambda w, p: slow_stack(w, p, [((4, 4), (0, 0)), ((2, 2), (0, 0)), ((1, 1), (0, 0))])),
         (small, (10, 10, 4), lambda w, p: slow_stack(w, p, [((1, 1), (0, 0)), ((1, 1), (0, 0))])),
         (small, (20, 25, 2), lambda w, p: slow_stack(w, p, [((2, 2), (0, 0)), ((2, 2), (0, 0))])),
+        (small, (20, 50, 2), lambda w, p: slow_stack(w, p, [((4, 4), (0, 0)), ((2, 2), (0, 0))])),
         (small, (3, 22, 1), lambda w, p: slow_stack(w, p, [((1, 2), (0, 0)), ((1, 2), (1, 0))])),
         (Impala, (9, 12, 3), slow_impala),
     ],

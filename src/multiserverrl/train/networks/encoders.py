@@ -28,6 +28,7 @@ __all__ = ["Encoder", "Impala", "Mlp", "Numbers", "Parts", "Stack", "nature", "s
 NATURE_LEAST_SIDE = 36  # its three convolutions then end at 1 × 1
 IMPALA_CHANNELS = (16, 32, 32)
 SMALL_STRIDES_FROM = 20  # sides as long as this are halved by each convolution of `small`
+SMALL_QUARTERS_FROM = 1000  # pixels; an update of 64 stacks of 20 × 90 × 2 takes 2.8 ms then, and 11 ms with halves
 
 
 class Encoder(ABC):
@@ -125,7 +126,10 @@ def small(image: Image, name: str = "encoder", *, layer_norm: bool = False) -> S
     """Two 3 × 3 convolutions (16, 32) and 128: for MinAtar's 10 × 10 grids up to crops of a screen, from 3 × 3 on.
 
     The first is that of Young and Tian, "MinAtar" (2019); sides from 20 on are halved by each, shorter ones are not.
+    Of images with such sides and 1000 pixels the first one makes a quarter, by 6 × 6.
     """
+    if min(image.size) >= SMALL_STRIDES_FROM and image.size[0] * image.size[1] >= SMALL_QUARTERS_FROM:
+        return Stack(image, (Convolution(16, 6, (4, 4)), Convolution(32, 3, (2, 2))), 128, name, layer_norm)
     strides = tuple(2 if side >= SMALL_STRIDES_FROM else 1 for side in image.size)
     first = Convolution(16, stride=(strides[0], strides[1]))
     paddings = tuple(1 if first.side(side, axis) < 3 else 0 for axis, side in enumerate(image.size))
