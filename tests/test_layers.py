@@ -31,6 +31,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "wire": BASE,
     "memory": BASE,
     "observe": BASE,
+    "envs": set(),
     "server": BASE | LOW,
     "client": BASE | LOW,
     "train": BASE | LOW,
@@ -40,7 +41,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "testing": BASE | LOW | {"client", "server"},
     "cli": BASE | LOW | MIDDLE | {"launch", "testing"},
     "__main__": {"cli"},
-    "__init__": {"errors", "client"},
+    "__init__": {"errors", "client", "envs"},
 }
 
 # Module → the only places (rooms, or files of rooms) that may import it.

@@ -1,7 +1,7 @@
 """Serve Gymnasium environments over HTTP, and train on them as if they were local.
 
-Importing this package imports neither torch nor ray; it tells Gymnasium of `Virtual-v0`, and finds
-its own names when they are first used.
+Importing this package imports neither torch nor ray; it tells Gymnasium of `Virtual-v0` and of the
+envs in `envs`, and finds its own names when they are first used.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from multiserverrl import envs
 from multiserverrl.client.registration import register
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _HOME = {
 
 
 register()
+envs.register()
 
 
 def __getattr__(name: str) -> Any:
