@@ -147,7 +147,7 @@ def test_an_unknown_env_is_answered_with_close_matches(capsys: pytest.CaptureFix
 
 def test_spaces_that_cannot_be_trained_on_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     said = refusal(capsys, "train", "Pendulum-v1", "--count", "2", "--run-dir", str(tmp_path / "run"))
-    assert "only Discrete spaces are supported" in said
+    assert "dqn learns to choose among numbered actions: this env's are continuous" in said
     assert not (tmp_path / "run").exists()
 
 

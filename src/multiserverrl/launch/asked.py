@@ -39,9 +39,9 @@ def asked_settings(flags: Mapping[str, Any], file: str | None = None) -> Asked:
     in_file = {} if file is None else read_settings(file, _kinds(), "train")
     given = {**in_file, **flags}
     with _naming(file, in_file.keys() - flags.keys()):
-        if given.get("resume") is not None:
-            return _resumed(given)
         launch = LaunchConfig(**_of(LaunchConfig, given))
+        if launch.resume is not None:
+            return _resumed(given)
         recipe = _recipe(launch, given.get("algorithm", TrainConfig.algorithm)) if launch.recipe else _NO_RECIPE
         if launch.is_embedded and launch.count is None:
             launch = dataclasses.replace(launch, count=recipe.settings.get("count"))
