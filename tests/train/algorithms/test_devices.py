@@ -12,7 +12,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from multiserverrl.train.algorithms import algorithm_for, dqn
+from multiserverrl.train.algorithms import algorithm_for, dqn, pqn
 from multiserverrl.train.algorithms.adam import Adam
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.task import Task, task_of
@@ -53,6 +53,29 @@ def test_an_update_makes_no_tensor_on_another_device(seen: str, parts: str, monk
     assert updated.loss.device.type == "meta"
     assert updated.errors is None  # nobody asked: reading them would wait for the device
     assert all(tensor.grad is not None for tensor in learner.online.values())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("seen", OBSERVATIONS)
+def test_a_step_of_pqn_makes_no_tensor_on_another_device(seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pqn, "open_device", lambda wanted, threads: torch.device("meta"))
+    task = task_of(OBSERVATIONS[seen], spaces.Discrete(2))
+    arithmetic = pqn.TorchArithmetic(TrainConfig(algorithm="pqn", hidden="8", backend="torch", max_grad_norm=1.0), task)
+    batch = batch_of(task)
+    loss = arithmetic.descend(batch["obs"], batch["action"], batch["reward"], 1e-3)
+    assert loss.device.type == "meta"
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("seen", OBSERVATIONS)
+def test_pqn_learns_the_same_on_a_gpu(seen: str, cuda: torch.device) -> None:
+    task = task_of(OBSERVATIONS[seen], spaces.Discrete(2))
+    config, batch = TrainConfig(algorithm="pqn", hidden="8", backend="torch"), batch_of(task)
+    both = [pqn.TorchArithmetic(replace(config, device=device), task) for device in ("cpu", "cuda")]
+    for _ in range(5):
+        losses = [float(one.descend(batch["obs"], batch["action"], batch["reward"], 1e-3)) for one in both]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    np.testing.assert_allclose(both[1].values(batch["obs"]), both[0].values(batch["obs"]), atol=1e-3)
+    both[0].load_state(both[1].state())
 
 
 @pytest.mark.cuda
