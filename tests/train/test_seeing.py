@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,10 @@ import gymnasium
 import numpy as np
 import pytest
 
-from multiserverrl.train.channels import RawSteps
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.evaluate import greedy_returns
-from multiserverrl.train.learner import Training
-from multiserverrl.train.policy import Policy, load_policy
-from multiserverrl.train.task import task_of
-from tests.train.fakes import FakeCounters, FakeWeights, local_envs, store_arrays, train_here
+from multiserverrl.train.policy import load_policy
+from tests.train.fakes import local_envs, train_here
 
 SIDE = 6
 CONFIG = TrainConfig(
@@ -62,47 +60,16 @@ class Marked(Quadrants):
         return {"picture": picture, "is_opposite": np.array([1.0 if is_opposite else -1.0], np.float32)}
 
 
-def test_pictures_are_learned_from_in_seconds(tmp_path: Path) -> None:
-    assert train_here(CONFIG, Quadrants, 8, tmp_path, limit_s=40.0).best == 1.0
+@pytest.mark.parametrize("make_env", [Quadrants, Marked])
+def test_what_is_seen_is_learned_from_in_seconds(make_env: Callable[[], Quadrants], tmp_path: Path) -> None:
+    assert train_here(CONFIG, make_env, 8, tmp_path, limit_s=40.0).best == 1.0
     policy = load_policy(tmp_path / "policy.safetensors")
-    assert greedy_returns(local_envs(Quadrants, 4), policy, 40, seed=5).mean() > 0.9
-
-
-def share_right_after(updates: int, config: TrainConfig) -> float:
-    """Of 100 greedy answers to `Marked`, after so many updates on random ones; without any other process or thread."""
-    envs = local_envs(Marked, 8)
-    task = task_of(envs.single_observation_space, envs.single_action_space)
-    training = Training(config, task, store_arrays(config, task), FakeWeights(), FakeCounters().row("learner"))
-    rng = np.random.default_rng(0)
-    obs, _ = envs.reset(seed=0)
-    while training.updates < updates:
-        before, actions = task.packed(obs), rng.integers(0, 4, 8)
-        obs, reward, terminated, truncated, _ = envs.step(actions)
-        training.take(
-            RawSteps(
-                group=0,
-                obs=before,
-                action=actions,
-                reward=reward.astype(np.float32),
-                terminated=terminated,
-                truncated=truncated,
-                next_obs=task.packed(obs),
-                valid=np.ones(8, bool),
-                weights_version=1,
-            )
-        )
-        while training.owes_updates():
-            training.update()
-    policy = Policy(config, task, training.learner.weights(), 1)
-    return float(greedy_returns(envs, policy, 100, seed=1).mean())
-
-
-def test_pictures_beside_numbers_are_learned_from() -> None:
-    assert share_right_after(500, CONFIG) > 0.9
+    assert greedy_returns(local_envs(make_env, 4), policy, 40, seed=5).mean() > 0.9
 
 
 @pytest.mark.cuda
-def test_a_gpu_learns_and_acts(cuda: Any, tmp_path: Path) -> None:
-    config = replace(CONFIG, device="cuda")
-    assert share_right_after(500, config) > 0.9
-    assert train_here(config, Quadrants, 8, tmp_path, limit_s=60.0).best == 1.0
+@pytest.mark.parametrize("make_env", [Quadrants, Marked])
+def test_a_gpu_learns_and_acts(make_env: Callable[[], Quadrants], cuda: Any, tmp_path: Path) -> None:
+    assert train_here(replace(CONFIG, device="cuda"), make_env, 8, tmp_path, limit_s=60.0).best == 1.0
+    policy = load_policy(tmp_path / "policy.safetensors")
+    assert greedy_returns(local_envs(make_env, 4), policy, 40, seed=5).mean() > 0.9
