@@ -106,7 +106,7 @@ def _read(path: Path) -> Run:
         result = run_dir.result()
         points = _lines(run_dir.evaluations)
         last = result or _last_line(run_dir.metrics)
-        means = [point.mean for point in points if point.mean is not None] or [last.get("eval_mean")]
+        means: list[Any] = [point.mean for point in points] or [last.get("eval_mean")]
         numbers = msgspec.convert([last.get("env_steps"), last.get("wall_s"), *means], list[float | None])
     except (msgspec.MsgspecError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} does not hold what a run writes: {error}") from error
