@@ -17,6 +17,7 @@ from multiserverrl.train.algorithms.protocol import Algorithm, Batch, Updated
 from multiserverrl.train.channels import RawSteps
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.replay import NO_STEPS, Fields, Source
+from multiserverrl.train.stacks import StepStacks
 from multiserverrl.train.stores.protocol import Arrays
 
 __all__ = ["RolloutStore", "rollout_layout"]
@@ -39,6 +40,7 @@ class RolloutStore:
     def __init__(self, config: TrainConfig, arrays: Arrays) -> None:
         self._length, self._reward_scale = config.rollout_steps, np.float32(config.reward_scale)
         self._groups: dict[int, list[RawSteps]] = {}  # those that are waited for
+        self._stacks = StepStacks(config.frame_stack)
         self._mark = arrays[_MARK]
         self._size = 0
 
@@ -56,6 +58,7 @@ class RolloutStore:
 
     def take(self, raw: RawSteps) -> None:
         """See `Store`. The steps are kept as they are: they must not change afterwards."""
+        raw = self._stacks.stacked(raw)
         count = int(np.count_nonzero(raw.valid))
         steps = self._groups.setdefault(raw.group, [])
         if count:
