@@ -8,8 +8,6 @@ from multiserverrl.errors import ConfigError
 from multiserverrl.train.stacks import FrameStacks
 from multiserverrl.train.task import Task, task_of
 
-TASK = Task(obs_shape=(1,), num_actions=2)
-
 
 def pushed(stacks: FrameStacks, frames: list[int], begins: list[bool] | None) -> list[list[float]]:
     one = np.array(frames, np.float32)[:, None]
@@ -18,7 +16,7 @@ def pushed(stacks: FrameStacks, frames: list[int], begins: list[bool] | None) ->
 
 
 def test_a_stack_holds_the_last_frames_of_its_episode_and_the_first_one_again_at_its_start() -> None:
-    stacks = FrameStacks(TASK.stacked(3))
+    stacks = FrameStacks(3)
     assert pushed(stacks, [1, 10], [True, True]) == [[1, 1, 1], [10, 10, 10]]
     assert pushed(stacks, [2, 11], [False, False]) == [[1, 1, 2], [10, 10, 11]]
     assert pushed(stacks, [3, 12], [False, True]) == [[1, 2, 3], [12, 12, 12]]
@@ -28,7 +26,7 @@ def test_a_stack_holds_the_last_frames_of_its_episode_and_the_first_one_again_at
 
 def test_a_stack_of_one_is_the_frame() -> None:
     frames = np.zeros((2, 1), np.float32)
-    assert FrameStacks(TASK).pushed(frames, None) is frames
+    assert FrameStacks(1).pushed(frames, None) is frames
 
 
 def test_a_stacked_task_knows_what_the_network_sees_and_what_the_env_gives() -> None:

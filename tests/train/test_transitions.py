@@ -205,3 +205,17 @@ def test_tails_are_what_a_cut_would_make_of_the_steps_that_wait_and_change_nothi
         cut = again.push(broken)
         for name, array in tails.items():
             np.testing.assert_array_equal(array, cut[name], err_msg=name)
+
+
+def test_a_transition_bears_the_extras_of_its_first_step() -> None:
+    rng, windows, N = np.random.default_rng(0), NStep(3, GAMMA, 1.0), 4
+    told = {}
+    parts = []
+    for step in random_steps(rng, T=30, N=N):
+        step.extras = {"told": rng.normal(size=(N, 2)).astype(np.float32)}
+        told |= {step.obs[row].tobytes(): step.extras["told"][row] for row in range(N)}
+        parts.append(windows.push(step))
+    made = [(part["obs"][k], part["told"][k]) for part in parts for k in range(len(part["reward"]))]
+    assert len(made) > 50
+    for obs, extra in made:
+        np.testing.assert_array_equal(extra, told[obs.tobytes()])

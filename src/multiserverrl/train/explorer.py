@@ -172,7 +172,7 @@ class _Lane:
         self._config, self._task, self._group = config, task, group
         self._steps, self._episodes, self._counters, self._control = steps, episodes, counters, control
         self._envs: VectorEnv | None = None
-        self._obs, self._stacks = np.zeros(0), FrameStacks(task)
+        self._obs, self._stacks = np.zeros(0), FrameStacks(task.frame_stack)
         self._answer = Answer(task.no_actions(0), 0)
         self._played = group.played  # (N,) episodes that each env has ended
         self._opened = self._opened_at = 0  # times; env steps of the whole run, the last time

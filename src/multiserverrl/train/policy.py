@@ -41,7 +41,7 @@ class Policy:
         self._prepared = self._algorithm.prepare(self.weights)
         self._rng = np.random.default_rng(0)  # greedy actions draw nothing
         self._extras: dict[str, Array] = {}
-        self._stacks = FrameStacks(self.task)
+        self._stacks = FrameStacks(self.task.frame_stack)
 
     def __call__(self, obs: Any, begins: Array | None = None) -> Array:
         """The env's own (N, …) observations → (N, …) actions; `begins` (N,) is True where an episode begins.

@@ -57,8 +57,8 @@ class GroupWindows:
     def __init__(self, n: int, gamma: float, reward_scale: float, like: RawSteps) -> None:
         N = len(like.valid)
         self.n, self.reward_scale = n, np.float32(reward_scale)
-        self._obs = np.zeros((n, *like.obs.shape), like.obs.dtype)
-        self._action = np.zeros((n, *like.action.shape), like.action.dtype)
+        kept = _kept(like)
+        self._kept = {name: np.zeros((n, *array.shape), array.dtype) for name, array in kept.items()}
         self._reward = np.zeros((n, N), np.float32)
         self._version = np.zeros(n, np.int64)
         self._waiting = np.zeros(N, np.int64)  # steps of each env that have no transition yet, < n
@@ -73,7 +73,9 @@ class GroupWindows:
     def push(self, steps: RawSteps) -> Transitions:
         """The transitions that are complete with these steps, each env's in no particular order."""
         slot = self._slot
-        self._obs[slot], self._action[slot], self._version[slot] = steps.obs, steps.action, steps.weights_version
+        for name, array in _kept(steps).items():
+            self._kept[name][slot] = array
+        self._version[slot] = steps.weights_version
         np.multiply(steps.reward, self.reward_scale, out=self._reward[slot])
         ends = steps.terminated | steps.truncated
         self._waiting += steps.valid
@@ -106,8 +108,7 @@ class GroupWindows:
         newest_first = (slot - np.arange(self.n)) % self.n
         self._waiting[rows] -= 1
         return {
-            "obs": self._obs[oldest, rows],
-            "action": self._action[oldest, rows],
+            **{name: ring[oldest, rows] for name, ring in self._kept.items()},
             "reward": self._returns[-1] @ self._reward[newest_first[:, None], rows],
             "next_obs": next_obs[rows],
             "discount": np.full(len(rows), self._discounts[-1]),
@@ -121,8 +122,7 @@ class GroupWindows:
         ages, columns = np.nonzero(np.arange(self.n)[:, None] < self._waiting[rows])
         slots, envs = newest_first[ages], rows[columns]
         return {
-            "obs": self._obs[slots, envs],
-            "action": self._action[slots, envs],
+            **{name: ring[slots, envs] for name, ring in self._kept.items()},
             "reward": returns[ages, columns],
             "next_obs": next_obs[envs],
             "discount": self._discounts[ages] * ~terminated[columns],
@@ -131,6 +131,11 @@ class GroupWindows:
 
     def _none(self, steps: RawSteps) -> Transitions:
         return self._tails(np.zeros(0, np.int64), 0, steps.next_obs, np.zeros(0, bool))
+
+
+def _kept(steps: RawSteps) -> Transitions:
+    """(N, ...) what a transition has of the step that it begins with."""
+    return {**steps.extras, "obs": steps.obs, "action": steps.action}
 
 
 def _joined(parts: list[Transitions]) -> Transitions:

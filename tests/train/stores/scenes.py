@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,6 @@ import numpy as np
 from multiserverrl.train.channels import RawSteps
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.replay import new_arrays
-from multiserverrl.train.stacks import FrameStacks
 from multiserverrl.train.stores import Store, store_for, store_layout
 from multiserverrl.train.task import Task
 
@@ -83,22 +80,6 @@ def some_steps(count: int, sizes: tuple[int, ...] = (3, 2), **kind: Any) -> Iter
     groups = [Envs(group, N, **kind) for group, N in enumerate(sizes)]
     for number in range(count):
         yield groups[number % len(groups)].step()
-
-
-class Stacking:
-    """Turns single frames into stacks, step by step: the slow way."""
-
-    def __init__(self, stack: int) -> None:
-        self._task, self._stacks = task_with(stack), {}  # type: ignore[var-annotated]
-        self._begins: dict[int, np.ndarray] = {}
-
-    def stacked(self, raw: RawSteps) -> RawSteps:
-        stacks = self._stacks.setdefault(raw.group, FrameStacks(self._task))
-        begins = self._begins.get(raw.group, np.ones(len(raw.valid), bool))
-        obs = stacks.pushed(raw.obs, begins).copy()
-        next_obs = copy.deepcopy(stacks).pushed(raw.next_obs, None)
-        self._begins[raw.group] = raw.terminated | raw.truncated | ~raw.valid
-        return replace(raw, obs=obs, next_obs=next_obs)
 
 
 def all_items(store: Any) -> dict[str, np.ndarray]:

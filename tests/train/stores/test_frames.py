@@ -8,9 +8,10 @@ import pytest
 
 from multiserverrl.errors import RunError
 from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.stacks import StepStacks
 from multiserverrl.train.stores import frames, kept_steps
 from multiserverrl.train.stores.frames import keeps_frames
-from tests.train.stores.scenes import Declared, Stacking, all_items, arrays_for, some_steps, store_on, taken, task_with
+from tests.train.stores.scenes import Declared, all_items, arrays_for, some_steps, store_on, taken, task_with
 
 CONFIG = TrainConfig(buffer_size=200, warmup_steps=10, batch_size=32, n_step=3, frame_stack=3)
 STACKED, PLAIN = Declared(task_with(3)), replace(CONFIG, frame_stack=1)
@@ -22,7 +23,7 @@ def test_stacks_made_of_single_frames_are_those_that_would_have_been_stored(stac
     config, algorithm = replace(CONFIG, frame_stack=stack, n_step=n), Declared(task_with(stack))
     single, stored = store_on(config, algorithm), store_on(replace(config, frame_stack=1), algorithm)
     assert single.frames is not None and stored.frames is None
-    stacking = Stacking(stack)
+    stacking = StepStacks(stack)
     for raw in some_steps(150):
         single.take(raw)
         stored.take(stacking.stacked(raw))
@@ -32,7 +33,7 @@ def test_stacks_made_of_single_frames_are_those_that_would_have_been_stored(stac
 
 
 def test_a_batch_of_frames_is_the_batch_of_stored_stacks() -> None:
-    single, stored, stacking = store_on(CONFIG, STACKED), store_on(PLAIN, STACKED), Stacking(3)
+    single, stored, stacking = store_on(CONFIG, STACKED), store_on(PLAIN, STACKED), StepStacks(3)
     for raw in some_steps(100):
         single.take(raw)
         stored.take(stacking.stacked(raw))
@@ -49,7 +50,7 @@ def test_transitions_whose_frames_are_gone_are_never_sampled(
 ) -> None:
     monkeypatch.setattr(frames, "_MORE", 0)  # episodes of two steps: the frames are gone before the transitions
     config = replace(CONFIG, prioritised=prioritised, n_step=1)
-    store, stored, stacking = store_on(config, STACKED), store_on(replace(PLAIN, n_step=1), STACKED), Stacking(3)
+    store, stored, stacking = store_on(config, STACKED), store_on(replace(PLAIN, n_step=1), STACKED), StepStacks(3)
     for raw in some_steps(150, end=0.5):
         store.take(raw)
         stored.take(stacking.stacked(raw))
@@ -132,3 +133,28 @@ def test_frames_of_another_run_are_refused() -> None:
     contents = {**first.contents(), "frames.frame": np.zeros((5, 9), np.float32)}
     with pytest.raises(ValueError, match="frame"):
         other.restore(contents, first.state())
+
+
+def test_after_a_cut_all_episodes_begin_anew() -> None:
+    store, steps = store_on(CONFIG, STACKED), list(some_steps(20, (2,), end=0.0, broken=0.0))
+    taken(store, iter(steps[:10]))
+    store.cut_off()
+    taken(store, iter(steps[10:]))
+    newest = all_items(store)["obs"][-1]
+    place = {obs.tobytes(): number for number, raw in enumerate(steps) for obs in raw.obs}
+    assert all(place[frame.tobytes()] >= 10 for frame in newest)
+
+
+def test_rollouts_have_the_stacks_that_a_replay_buffer_has() -> None:
+    config = TrainConfig(algorithm="pqn", rollout_steps=40, frame_stack=3)
+    rollouts, replay = (
+        store_on(config, Declared(task_with(3), "rollouts")),
+        store_on(replace(CONFIG, n_step=1), STACKED),
+    )
+    for raw in some_steps(40, (3,)):
+        rollouts.take(raw)
+        replay.take(raw)
+    rollout, items = rollouts.batch(), all_items(replay)
+    for name in ("obs", "next_obs"):
+        wanted = {stack.tobytes() for stack in rollout[name][rollout["valid"]]}
+        assert wanted == {stack.tobytes() for stack in items[name]}

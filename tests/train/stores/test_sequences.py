@@ -9,8 +9,9 @@ import pytest
 
 from multiserverrl.train.channels import RawSteps
 from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.stacks import StepStacks
 from multiserverrl.train.stores import kept_steps
-from tests.train.stores.scenes import Declared, Stacking, all_items, arrays_for, some_steps, store_on, taken, task_with
+from tests.train.stores.scenes import Declared, all_items, arrays_for, some_steps, store_on, taken, task_with
 
 T = 5
 CONFIG = TrainConfig(buffer_size=400, warmup_steps=2, batch_size=16, sequence_length=T, reward_scale=0.5)
@@ -113,7 +114,7 @@ def test_frames_of_sequences_are_kept_once() -> None:
     config = replace(CONFIG, frame_stack=3)
     single = store_on(config, Declared(task_with(3), "sequences", KIND.extras_fields))
     stored = store_on(CONFIG, Declared(task_with(3), "sequences", KIND.extras_fields))
-    stacking = Stacking(3)
+    stacking = StepStacks(3)
     for raw in some_steps(200):
         single.take(raw)
         stored.take(stacking.stacked(raw))

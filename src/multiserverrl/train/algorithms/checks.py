@@ -27,8 +27,9 @@ def require_algorithm(algorithm: Any, who: str) -> None:
     wrong += [why for name in _FIELDS if (why := _wrong_fields(name, getattr(algorithm, name, None)))]
     if not wrong and storage == "n_steps":
         declared = set(algorithm.transition_fields)
-        if unknown := declared - _OF_N_STEPS:
-            wrong.append(f"n_steps gives {', '.join(sorted(_OF_N_STEPS))}, and not {', '.join(sorted(unknown))}")
+        known = _OF_N_STEPS | set(algorithm.extras_fields)
+        if unknown := declared - known:
+            wrong.append(f"n_steps gives {', '.join(sorted(known))}, and not {', '.join(sorted(unknown))}")
     if not wrong:
         lacking = [name for name in _NEEDED.get(str(storage), ()) if name not in algorithm.transition_fields]
         wrong += [f"its transition_fields lack {name!r}" for name in lacking]

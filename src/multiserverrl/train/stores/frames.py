@@ -76,6 +76,10 @@ class FrameRing:
         before = self._found(raw, raw.number - 1, is_first=False)
         return self._noted(raw, np.where(begun == _NONE, before, begun), next_obs)
 
+    def begin_anew(self) -> None:
+        """Episodes begin with the next steps of all envs."""
+        self._stands_at.clear()
+
     def chains(self, numbers: Array) -> Array:
         """(...) → (..., K) the frames of each stack, the oldest first; those of a stack that is gone mean nothing."""
         chain, oldest = [numbers], self._oldest()

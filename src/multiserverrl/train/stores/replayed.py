@@ -128,6 +128,8 @@ class ReplayStore:
     def cut_off(self) -> None:
         self.end_episodes(self.windows.tails())
         self.windows = self.windows.emptied()
+        if self.frames is not None:
+            self.frames.begin_anew()
 
     def end_episodes(self, tails: Arrays) -> None:
         if tails:

@@ -17,6 +17,7 @@ from multiserverrl.train.algorithms.protocol import Algorithm, Batch, Updated
 from multiserverrl.train.channels import RawSteps
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.replay import NO_STEPS, Fields, Source
+from multiserverrl.train.stacks import StepStacks
 from multiserverrl.train.stores.protocol import Arrays
 
 __all__ = ["RolloutStore", "rollout_layout"]
@@ -39,8 +40,7 @@ class RolloutStore:
     def __init__(self, config: TrainConfig, arrays: Arrays) -> None:
         self._length, self._reward_scale = config.rollout_steps, np.float32(config.reward_scale)
         self._groups: dict[int, list[RawSteps]] = {}  # those that are waited for
-        self._frames = config.frame_stack
-        self._stacks: dict[int, tuple[Array, Array]] = {}  # (N, K, ...) seen last, (N,) whether an episode begins now
+        self._frame_stack, self._stacks = config.frame_stack, StepStacks(config.frame_stack)
         self._mark = arrays[_MARK]
         self._size = 0
 
@@ -58,9 +58,9 @@ class RolloutStore:
 
     def take(self, raw: RawSteps) -> None:
         """See `Store`. The steps are kept as they are: they must not change afterwards."""
+        raw = self._stacks.stacked(raw)
         count = int(np.count_nonzero(raw.valid))
         steps = self._groups.setdefault(raw.group, [])
-        raw = self._seen(raw)
         if count:
             steps.append(raw)
         elif steps:  # a group that begins anew: whatever ran in it ends where it was
@@ -69,20 +69,7 @@ class RolloutStore:
         self._mark[:] = (self.inserted + count, raw.group, raw.number)
 
     def retake(self, raw: RawSteps) -> None:
-        self._seen(raw)  # its rollout was lost with the learner that had it
-
-    def _seen(self, raw: RawSteps) -> RawSteps:
-        """With the stacks that a network sees in the places of single frames."""
-        if self._frames == 1:
-            return raw
-        stacks, begins = self._stacks.get(raw.group, (None, None))
-        filled = np.repeat(raw.obs[:, None], self._frames, axis=1)
-        if stacks is not None and begins is not None:
-            going_on = np.concatenate([stacks[:, 1:], raw.obs[:, None]], axis=1)
-            filled = np.where(begins.reshape(-1, *[1] * raw.obs.ndim), filled, going_on)
-        self._stacks[raw.group] = (filled, raw.terminated | raw.truncated | ~raw.valid)
-        led_to = np.concatenate([filled[:, 1:], raw.next_obs[:, None]], axis=1)
-        return dataclasses.replace(raw, obs=filled, next_obs=led_to)
+        self._stacks.stacked(raw)  # its rollout was lost with the learner that had it
 
     def owes(self, updates: int) -> bool:
         lengths = [len(steps) for steps in self._groups.values()]
@@ -135,7 +122,7 @@ class RolloutStore:
 
     def cut_off(self) -> None:
         """See `Store`. Rollouts that are not complete are forgotten, as after a resume."""
-        self._groups, self._stacks, self._size = {}, {}, 0
+        self._groups, self._stacks, self._size = {}, StepStacks(self._frame_stack), 0
 
     def end_episodes(self, tails: Arrays) -> None:
         pass
