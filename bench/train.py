@@ -2,8 +2,8 @@
 
     python bench/train.py [--row NAME] [--seeds 0-4] [--confirm 100] [-- further flags of train]
 
-A row is a task with its figure: `pqn-cartpole` and `pqn-lunar` are `train --algorithm pqn` as it comes. The last line
-then says whether it holds.
+A row is a task with its figure: `pqn-cartpole` and `pqn-lunar` are `train --algorithm pqn` as it comes, `pixels` is
+`train CartPole-pixels`. The last line then says whether it holds.
 `start_s` runs from the shell to the first env step; `confirm` is the greedy mean of the same
 weights on further episodes.
 """
@@ -46,6 +46,7 @@ class Row:
 
 ROWS = {
     "pqn-cartpole": Row("CartPole-v1", "0-19", ("--algorithm", "pqn"), 1.5, 460.0),
+    "pixels": Row("CartPole-pixels", "0-4", (), 30.0, 195.0, is_every_seed_confirmed=True),
     "pqn-lunar": Row("LunarLander-v3", "0-4", ("--algorithm", "pqn"), 20.0, 200.0, is_every_seed_confirmed=True),
 }
 COLUMNS = ("wall_s", "env_steps", "updates", "start_s", "process_s", "eval_mean", "confirm")

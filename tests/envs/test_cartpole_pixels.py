@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -113,6 +115,15 @@ def test_served_it_is_as_it_is_here() -> None:
         assert_same(trajectory(env, 20), trajectory(local, 20))
         frame: Any = env.render()
         assert frame.shape == (200, 300, 3)
+
+
+@pytest.mark.long
+def test_the_trainer_learns_from_what_is_rendered(tmp_path: Path) -> None:
+    flags = ["--stop-at-return", "100", "--run-dir", str(tmp_path / "run")]  # at random it is 22
+    command = [sys.executable, "-m", "multiserverrl", "train", CARTPOLE_PIXELS, *flags]
+    subprocess.run(command, capture_output=True, timeout=240, check=True)
+    assert json.loads((tmp_path / "run" / "result.json").read_text("utf-8"))["solved"]
+    assert json.loads((tmp_path / "run" / "config.json").read_text("utf-8"))["train"]["frame_stack"] == 2
 
 
 def test_without_pygame_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
