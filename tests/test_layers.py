@@ -49,6 +49,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "torch": ("train",),
     "safetensors": ("train",),
     "ray": ("launch/cluster.py",),
+    "av": ("launch/filming.py",),
     "socket": (
         "server",
         "client/address.py",

@@ -138,6 +138,9 @@ def _add_eval(commands: Any) -> None:
     evaluation = commands.add_parser("eval", help="evaluate a run", description=text, allow_abbrev=False)
     evaluation.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="directory of the run")
     evaluation.add_argument("--episodes", type=int, default=100, help="episodes to play (default 100)")
+    text = "write an MP4 of greedy episodes (other ones than those that count); needs the extra `video`"
+    evaluation.add_argument("--video", type=Path, metavar="FILE.mp4", help=text)
+    evaluation.add_argument("--video-episodes", type=int, default=1, metavar="N", help="episodes in it (default 1)")
     evaluation.add_argument("--json", action="store_true", help="print one JSON object")
     add_flags(evaluation, LaunchConfig, skip=("servers", "count", "run_dir", "resume", "log", "recipe"))
     evaluation.set_defaults(command=_eval, parser=evaluation)
@@ -207,13 +210,21 @@ def _train(namespace: argparse.Namespace) -> int:
 def _eval(namespace: argparse.Namespace) -> int:
     _require_train_extra()
     from multiserverrl.launch.evaluating import evaluate
+    from multiserverrl.launch.filming import Film
 
     _log_warnings()
-    score = evaluate(namespace.run_dir, LaunchConfig(**given_flags(LaunchConfig, namespace)), namespace.episodes)
+    film = None if namespace.video is None else Film(namespace.video, namespace.video_episodes)
+    launch = LaunchConfig(**given_flags(LaunchConfig, namespace))
+    score = evaluate(namespace.run_dir, launch, namespace.episodes, film)
     if namespace.json:
         print(json.dumps(dataclasses.asdict(score)))
     else:
-        print(f"{score.env_id}: mean {score.mean:.2f}, std {score.std:.2f}, n {score.n} (weights {score.version})")
+        interval = "" if score.half_width is None else f" ± {score.half_width:.2f} (95 %)"
+        shown = f"mean {score.mean:.2f}{interval}, std {score.std:.2f}, n {score.n}"
+        print(f"{score.env_id}: {shown} (weights {score.version})")
+        if score.shot is not None:
+            returns = ", ".join(f"{one:.1f}" for one in score.shot.returns)
+            print(f"{namespace.video}: {score.shot.frames} frames at {score.shot.fps:g} a second, return {returns}")
     return 0
 
 

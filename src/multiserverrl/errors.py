@@ -20,7 +20,8 @@
     │   ├── SessionTaken          a newer connection took the session over
     │   └── EnvFault              the environment raised, or its env worker died
     └── RunError                  a training run cannot go on
-        └── CheckpointError       a checkpoint is missing, broken, or of another run
+        ├── CheckpointError       a checkpoint is missing, broken, or of another run
+        └── DivergedError         loss or weights are not finite: learning has broken them
 
 Errors that travel have a `code`; `error_for` finds the class for a code that came over the wire.
 """
@@ -31,6 +32,7 @@ __all__ = [
     "ActionError",
     "CheckpointError",
     "ConfigError",
+    "DivergedError",
     "EnvFault",
     "MisuseError",
     "MultiServerRLError",
@@ -215,6 +217,12 @@ class CheckpointError(RunError):
     """A checkpoint is missing, broken, or belongs to another run."""
 
     code = "checkpoint"
+
+
+class DivergedError(RunError):
+    """The loss or the weights are not finite: learning has broken them, and would break them again."""
+
+    code = "diverged"
 
 
 def _subclasses(base: type[MultiServerRLError]) -> list[type[MultiServerRLError]]:

@@ -55,7 +55,7 @@ def test_an_evaluation_has_its_own_file_and_tags_at_the_steps_when_its_weights_w
     numbers = {
         "version": 7,
         "mean": 123.0,
-        "ci95": pytest.approx(3.92),
+        "ci95": pytest.approx(4.119, abs=1e-3),
         "std": 10.0,
         "episodes": 26,
         "wall_s": 1.5,
@@ -77,9 +77,9 @@ def test_a_status_is_told_by_env_steps_without_what_is_unknown_or_told_elsewhere
     [(env_steps, numbers)] = notes.told
     assert env_steps == 40
     named = {f"train/{name}": value for name, value in STATUS.numbers().items()}
-    assert set(named) - set(numbers) == {
-        f"train/{name}" for name in ("unix_s", "env_steps", "mean_return", "eval_mean", "eval_version")
-    }
+    unknown = {"mean_return", "batch_rows", "batch_wait_us"}
+    elsewhere = {"unix_s", "env_steps", "eval_mean", "eval_half_width", "eval_version"}
+    assert set(named) - set(numbers) == {f"train/{name}" for name in (*unknown, *elsewhere, "warned")}
     assert numbers.items() <= named.items()
 
 

@@ -66,7 +66,7 @@ def test_a_plain_line_has_all_that_is_promised(counters: CounterTable) -> None:
     assert line.count("\n") == 1
     for name in ("episodes 12", "mean return –", "env steps/s", "updates/s", "replay ratio 0.250", "ε"):
         assert name in line
-    assert "evaluation 123.4 (weights 7)" in line
+    assert "evaluation 123.4 ± 0.5 (weights 7)" in line
 
 
 def test_without_a_replay_buffer_there_is_no_replay_ratio(counters: CounterTable) -> None:
@@ -84,11 +84,14 @@ def test_faults_are_shown_once_there_are_some(counters: CounterTable) -> None:
     assert "faults 3" in stream.getvalue()
 
 
-def test_a_terminal_gets_a_table_in_place_and_lines_that_stay(counters: CounterTable) -> None:
+def test_a_terminal_gets_a_panel_in_place_and_lines_that_stay(
+    counters: CounterTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
+    monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     progress = progress_for(stream)
     assert isinstance(progress, LiveProgress)
@@ -97,7 +100,7 @@ def test_a_terminal_gets_a_table_in_place_and_lines_that_stay(counters: CounterT
     progress.close()
     progress.close()
     progress.say("[solved] in 2 s")
-    assert "replay ratio" in stream.getvalue()
+    assert "evaluation" in stream.getvalue()
     assert stream.getvalue().endswith("[solved] in 2 s\n")
 
 

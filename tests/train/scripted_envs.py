@@ -21,6 +21,9 @@ class Script:
     num_envs: int = 3
     length: int = 4
     faults: dict[int, list[int]] = field(default_factory=dict)  # step → rows that fail
+    broken: dict[int, list[tuple[str, int, float]]] = field(
+        default_factory=dict
+    )  # step → "obs" or "reward", row, value
     losses: dict[int, Exception] = field(default_factory=dict)  # step → what step_wait raises, once
     failing_opens: list[Exception] = field(default_factory=list)  # what the next openings raise
     autoreset_mode: gymnasium.vector.AutoresetMode = gymnasium.vector.AutoresetMode.SAME_STEP
@@ -81,7 +84,10 @@ class ScriptedVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             infos["_final_obs"] = ended
         self._episode += ended
         self._t[ended] = 0
-        return self._obs(), reward, terminated, truncated, infos
+        obs = self._obs()
+        for what, row, value in script.broken.get(script.steps, []):
+            (obs[row] if what == "obs" else reward[row : row + 1])[...] = value
+        return obs, reward, terminated, truncated, infos
 
     def step(self, actions: np.ndarray) -> Any:
         self.step_async(actions)

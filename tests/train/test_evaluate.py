@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from multiserverrl.errors import RunError, SessionLost
-from multiserverrl.train import opening, saving
+from multiserverrl.train import evaluate, opening, saving
 from multiserverrl.train.channels import Evaluation
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.evaluate import greedy_returns, run_evaluator
@@ -234,3 +234,22 @@ def test_borrowed_envs_are_open_only_while_they_are_lent() -> None:
     assert len(evaluations.reported) == 1
     assert (script.opened, script.closed) == (1, 1)
     assert counters.get("wants_envs") == 0
+
+
+def test_an_episode_with_a_reward_that_is_not_finite_is_played_again() -> None:
+    script = Script(num_envs=2, length=4, broken={3: [("reward", 0, np.nan)]})
+    returns = greedy_returns(script.open(), lambda obs, begins: np.ones(len(obs), np.int64), 2, seed=0)
+    assert sorted(returns.tolist()) == [4.0, 8.0]
+
+
+@pytest.mark.parametrize(("took_s", "wanted_s"), [(0.1, 0.2), (2.9, 0.2), (4.0, 1.0), (13.0, 37.0)])
+def test_evaluations_take_a_share_of_the_time_beyond_a_head_start(took_s: float, wanted_s: float) -> None:
+    budget = evaluate._Budget(share=0.2, now_s=0.0)
+    budget._spent_s = took_s
+    assert budget.pause_s(0.2, now_s=took_s) == pytest.approx(wanted_s)
+    assert budget.pause_s(0.2, now_s=1000.0) == 0.2, "time that passed without evaluations counts"
+
+
+def test_an_evaluation_says_how_far_its_mean_is_to_be_believed() -> None:
+    evaluation = Evaluation(1, 10.0, 2.0, 5, [], 0.0, 0, 0)
+    assert evaluation.half_width == pytest.approx(2.7764 * 2.0 / 2.0)

@@ -12,12 +12,15 @@ import pytest
 
 from multiserverrl.errors import ConfigError, EnvFault, RunError, ServerUnreachable, SessionLost
 from multiserverrl.train import opening
+from multiserverrl.train.beats import Doing
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.explorer import ExplorerGroup, run_explorer
+from multiserverrl.train.finite import WHAT, env_number
 from multiserverrl.train.learner import Training
 from multiserverrl.train.task import task_of
 from tests.train.fakes import (
     FakeControl,
+    FakeCounterRow,
     FakeCounters,
     FakeRun,
     FakeWeights,
@@ -368,3 +371,50 @@ def test_actions_are_asked_for_with_the_stacks_that_are_learned_from() -> None:
     learned = [stack.tobytes() for stack in all_items(store)["obs"]]
     assert len(set(learned)) == len(learned) == 15 * 3 - 1
     assert set(learned) <= stacks
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_step_with_numbers_that_are_not_finite_is_not_learned_from_and_its_env_is_named(
+    value: float, logged: list[str]
+) -> None:
+    script = Script(num_envs=3, length=9, broken={2: [("reward", 2, value)], 3: [("obs", 1, value)]})
+    explored = Explored([script], writes=6)
+    assert [raw.valid.tolist() for raw in explored.steps] == [
+        [True, True, True],
+        [True, True, False],
+        [True, False, True],
+        [True, False, True],  # it began where the step before had led
+        [True, True, True],
+    ]
+    assert all(np.isfinite(raw.reward).all() for raw in explored.steps), "none spoils a sum over several steps"
+    assert explored.counters.get("not_finite") == explored.counters.get("faults") == 3
+    assert explored.counters.get("env_steps") == 5 * 3 - 3
+    assert explored.counters.get("not_finite_env") == env_number(group=0, row=1)
+    assert explored.counters.get("not_finite_what") == WHAT.index("observation")
+    assert len(logged) == 1
+    assert f"env_not_finite group=0 env=2 what=reward reward={value}" in logged[0]
+
+
+def test_an_episode_with_a_reward_that_is_not_finite_counts_but_has_no_return() -> None:
+    script = Script(num_envs=2, length=4, broken={2: [("reward", 0, np.nan)]})
+    explored = Explored([script], writes=9)
+    assert explored.counters.get("episodes") == 4
+    assert explored.counters.get("recent_returns") == 3
+    assert explored.counters.get("return_sum") == 4.0 + 8.0 + 8.0
+
+
+def test_an_explorer_says_at_each_turn_what_it_is_at() -> None:
+    told: list[Doing] = []
+
+    class Row(FakeCounterRow):
+        def set(self, name: str, value: float) -> None:
+            super().set(name, value)
+            if name == "doing":
+                told.append(Doing(int(value)))
+
+    run, counters, script = FakeRun(set()), FakeCounters(), Script(num_envs=1)
+    groups = [ExplorerGroup(0, script.open, constant(2))]
+    run_explorer(TrainConfig(), TASK, groups, ListedSteps(run, 3), Row(counters, "e"), run.control("e"))
+    turn = [Doing.WAITING_FOR_LEARNER, Doing.WAITING_FOR_ACTIONS, Doing.STEPPING]
+    assert told == [Doing.OPENING_ENVS, *turn, *turn, Doing.WAITING_FOR_LEARNER]
+    assert counters.get("beat_s") > 0

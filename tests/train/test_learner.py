@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from multiserverrl.errors import CheckpointError, RunError
+from multiserverrl.errors import CheckpointError, DivergedError, RunError
 from multiserverrl.train import learner
 from multiserverrl.train.algorithms.protocol import Updated
 from multiserverrl.train.channels import RawSteps
@@ -527,3 +527,17 @@ def test_a_loss_on_a_gpu_is_read_when_weights_are_published_and_one_on_the_cpu_a
     assert counters.get("loss") == 0.5
     with pytest.raises(RunError, match="the loss is nan after 10 updates"):
         training.update()
+
+
+def test_weights_that_are_not_finite_are_neither_published_nor_saved_though_the_loss_is() -> None:
+    counters, weights = FakeCounters(), FakeWeights()
+    training = Training(CONFIG, TASK, store_arrays(CONFIG, TASK), weights, counters.row("l"))
+    training.publish()
+    broken = training.learner.state()
+    next(array for name, array in broken.items() if name.startswith("online.") and "bias" in name)[0] = np.nan
+    training.learner.load_state(broken)
+    with pytest.raises(DivergedError, match="bias"):
+        training.publish()
+    with pytest.raises(DivergedError, match="bias"):
+        training.checkpoint()
+    assert weights.version() == counters.get("weights_version") == 1

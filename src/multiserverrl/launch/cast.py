@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from multiserverrl.errors import CheckpointError, MisuseError, MultiServerRLError, RunError, error_for
+from multiserverrl.errors import CheckpointError, DivergedError, MisuseError, MultiServerRLError, RunError, error_for
 from multiserverrl.launch.channels import Channels
 from multiserverrl.launch.roles import Brief, Role, RunPlan, cast_of
+from multiserverrl.launch.watch import DIED, FINISHED, STARTING, STOPPED
 from multiserverrl.observe.log import log
 from multiserverrl.processes import Child, cause_of_exit, start_child
 from multiserverrl.train.opening import LOST
@@ -25,8 +26,8 @@ __all__ = ["Cast"]
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 8.0
 STABLE_AFTER_S = 10.0  # deaths before one has been ready for so long are in a row
 READY_DEADLINE_S = 180.0  # envs may be slow to start
-# Another birth mends none of these: the first two say so, and envs that stay lost had all the patience there is.
-FINAL = (MisuseError, CheckpointError, *LOST)
+# Another birth mends none of these: the first three say so, and envs that stay lost had all the patience there is.
+FINAL = (MisuseError, CheckpointError, DivergedError, *LOST)
 
 
 @dataclass
@@ -38,6 +39,12 @@ class _Player:
     born_again_at_s: float | None = None
     ready_at_s: float | None = None
     is_stopped: bool = False
+    absent: str = STARTING  # "" while it is in its place
+    since_s: float = 0.0  # since when that is so
+
+    def become(self, absent: str, now_s: float) -> None:
+        """From now on it is in its place (""), or why it is not."""
+        self.absent, self.since_s = absent, now_s
 
 
 class Cast:
@@ -49,7 +56,16 @@ class Cast:
         self._players = [_Player(role) for role in cast_of(plan)]
         self._rows = [player.role.row for player in self._players]
         self._began_s = time.monotonic()
-        self.has_started = False
+        self.started_at_s: float | None = None  # when the gate opened
+
+    @property
+    def has_started(self) -> bool:
+        """Whether all were ready, and the gate is open."""
+        return self.started_at_s is not None
+
+    def presence(self) -> list[tuple[Role, str, float]]:
+        """Of each process why it is not in its place ("": it is), and since when."""
+        return [(player.role, player.absent, player.since_s) for player in self._players]
 
     def start(self) -> None:
         """Start all; the gate opens in `tend`, when all are ready."""
@@ -103,7 +119,7 @@ class Cast:
 
     def _open_gate(self, now_s: float) -> None:
         if self._control.are_ready(self._rows):
-            self.has_started = True
+            self.started_at_s = now_s
             self._control.start()
         elif now_s > self._began_s + READY_DEADLINE_S:
             late = [player.role.name for player in self._players if not self._control.are_ready([player.role.row])]
@@ -114,6 +130,7 @@ class Cast:
         self._control.forget(role.row)
         brief = Brief(self._plan, role.name, role.index, role.row, self._channels.handle)
         player.born_again_at_s = player.ready_at_s = None
+        player.become(STARTING, time.monotonic())
         player.child = start_child(
             role.entry, msgspec.json.encode(brief), name=role.name, fds=self._channels.handle.fds
         )
@@ -122,10 +139,12 @@ class Cast:
         name = player.role.name
         if player.ready_at_s is None and self._control.are_ready([player.role.row]):
             player.ready_at_s = now_s
+            player.become("", now_s)
             if player.died_at_s:
                 log("process_ready_again", process=name, after_s=round(now_s - player.died_at_s, 3))
         if player.is_stopped != child.is_stopped():
             player.is_stopped = not player.is_stopped
+            player.become(STOPPED if player.is_stopped else "" if player.ready_at_s is not None else STARTING, now_s)
             log("process_stopped" if player.is_stopped else "process_continued", level=logging.WARNING, process=name)
             still = f"stands still (it was sent a SIGSTOP?) and is waited for: kill -CONT {child.pid} lets it go on"
             self._tell(f"the {name} {still if player.is_stopped else 'goes on'}")
@@ -133,6 +152,7 @@ class Cast:
     def _mourn(self, player: _Player, code: int, now_s: float) -> None:
         role = player.role
         player.child, player.is_stopped, player.died_at_s = None, False, now_s
+        player.become(DIED if code else FINISHED, now_s)
         if code == 0:  # it finished, or the run is stopping
             return
         cause = cause_of_exit(code)

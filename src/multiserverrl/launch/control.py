@@ -108,6 +108,14 @@ class CounterTable:
         """See `Counters.get`."""
         return float(self._table[:, _COLUMNS[name]].sum())
 
+    def at(self, row: int, name: str) -> float:
+        """The launcher's: the number of one process."""
+        return float(self._table[row, _COLUMNS[name]])
+
+    def largest(self, name: str) -> float:
+        """The largest over all processes."""
+        return float(self._table[:, _COLUMNS[name]].max())
+
     def smallest(self, name: str) -> float | None:
         """The smallest over the processes that have set it; None when none has."""
         column = self._table[:, _COLUMNS[name]]

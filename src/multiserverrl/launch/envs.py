@@ -8,7 +8,7 @@ import gymnasium
 
 from multiserverrl.client.trust import SYSTEM_TRUST, Trust
 
-__all__ = ["open_envs"]
+__all__ = ["open_envs", "open_rendered"]
 
 WAIT_FOR_A_PLACE_S = 30.0  # an older session of ours may just be closing
 
@@ -36,6 +36,22 @@ def open_envs(
         autoreset_mode="same_step",
         on_fault="truncate",
         owner=owner,
+        wait_s=WAIT_FOR_A_PLACE_S,
+        ca_file=trust.ca_file,
+        fingerprint=trust.fingerprint,
+    )
+
+
+def open_rendered(url: str, env_id: str, trust: Trust = SYSTEM_TRUST) -> gymnasium.Env[Any, Any]:
+    """One env that renders pictures (rgb_array); ConfigError when it cannot."""
+    if not url:
+        return gymnasium.make(env_id, render_mode="rgb_array")
+    from multiserverrl.client.env import VirtualEnv
+
+    return VirtualEnv(
+        url,
+        env_id,
+        render_mode="rgb_array",
         wait_s=WAIT_FOR_A_PLACE_S,
         ca_file=trust.ca_file,
         fingerprint=trust.fingerprint,

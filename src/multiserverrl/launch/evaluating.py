@@ -9,31 +9,35 @@ import numpy as np
 
 from multiserverrl.errors import CheckpointError, ConfigError
 from multiserverrl.launch.config import LaunchConfig
-from multiserverrl.launch.envs import open_envs
+from multiserverrl.launch.envs import open_envs, open_rendered
+from multiserverrl.launch.filming import Film, Shot, play_before
 from multiserverrl.launch.places import open_place
 from multiserverrl.launch.seats import MOST_EVALUATION_ENVS
 from multiserverrl.observe.rundir import RunDir
 from multiserverrl.train.evaluate import greedy_returns
-from multiserverrl.train.policy import load_policy
+from multiserverrl.train.interval import half_width
+from multiserverrl.train.policy import Policy, load_policy
 
 __all__ = ["Score", "evaluate"]
 
-_STREAM = 4  # of random numbers: 0 to 3 are training's
+_STREAM, _FILM_STREAM = 4, 5  # of random numbers: 0 to 3 are training's
 
 
 @dataclass(frozen=True)
 class Score:
-    """Returns of `n` greedy episodes, of the weights of this version."""
+    """Returns of `n` greedy episodes of these weights; `half_width` as of `Evaluation`, None where n is 1."""
 
     env_id: str
     mean: float
     std: float
     n: int
     version: int
+    half_width: float | None
+    shot: Shot | None = None  # of the film, where one was asked for
 
 
-def evaluate(path: Path, launch: LaunchConfig, episodes: int) -> Score:
-    """Play greedy episodes with the policy of the run in `path`, on the envs that `launch` names.
+def evaluate(path: Path, launch: LaunchConfig, episodes: int, film: Film | None = None) -> Score:
+    """Play greedy episodes with the policy of the run in `path`, on the envs that `launch` names; film others before.
 
     ConfigError when `path` is no run or its env is another; CheckpointError when it has no policy.
     """
@@ -53,10 +57,21 @@ def evaluate(path: Path, launch: LaunchConfig, episodes: int) -> Score:
         num_envs = min(num_envs, place.offers[0].free)
         if num_envs == 0:
             raise ConfigError(f"no environment is free at {place.offers[0].url}")
+        shot = None if film is None else _shoot(film, place.offers[0].url, env_id, launch, policy)
         envs = open_envs(place.offers[0].url, env_id, num_envs, owner=None, trust=launch.trust)
         try:
             seed = int(np.random.SeedSequence([policy.config.seed, _STREAM]).generate_state(1)[0])
             returns = greedy_returns(envs, policy, episodes, seed)
         finally:
             envs.close()
-    return Score(env_id, float(returns.mean()), float(returns.std()), len(returns), policy.version)
+    mean, std, n = float(returns.mean()), float(returns.std()), len(returns)
+    return Score(env_id, mean, std, n, policy.version, half_width(std, n) if n > 1 else None, shot)
+
+
+def _shoot(film: Film, url: str, env_id: str, launch: LaunchConfig, policy: Policy) -> Shot:
+    seed = int(np.random.SeedSequence([policy.config.seed, _FILM_STREAM]).generate_state(1)[0])
+    env = open_rendered(url, env_id, launch.trust)
+    try:
+        return play_before(env, policy, film, seed)
+    finally:
+        env.close()

@@ -15,7 +15,9 @@ from multiserverrl.launch.progress import Progress
 from multiserverrl.launch.roles import RunPlan, channel_plan
 from multiserverrl.launch.runlog import RunLog
 from multiserverrl.launch.signals import Interrupts
-from multiserverrl.launch.status import Clock, Status, StatusReader
+from multiserverrl.launch.status import Clock, Goals, Status, StatusReader
+from multiserverrl.launch.watcher import Watcher
+from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.channels import Evaluation
 
 __all__ = ["INTERRUPTED", "SOLVED", "USED_UP", "Ending", "LocalRun"]
@@ -42,20 +44,26 @@ class Ending:
 class Reporter:
     """Tells the progress and the log, each in its own rhythm, from the first env step on."""
 
-    def __init__(self, clock: Clock, progress: Progress, log: RunLog) -> None:
+    def __init__(self, plan: RunPlan, clock: Clock, progress: Progress, log: RunLog) -> None:
         self.progress, self._log, self._clock = progress, log, clock
-        self._shown, self._written = StatusReader(clock), StatusReader(clock)
+        goals = goals_of(plan)
+        self._shown, self._written = StatusReader(clock, goals), StatusReader(clock, goals)
+        self.watcher = Watcher(plan, progress.say)
         self._show_at_s = self._write_at_s = time.monotonic()
         self._outages = Outages(progress.say)
+
+    def watch(self, cast: Cast, counters: CounterTable, evaluation: Evaluation | None) -> None:
+        """Tell what goes wrong, from the start of the first process on."""
+        self.watcher.look(cast, counters, evaluation)
 
     def look(self, counters: CounterTable, evaluation: Evaluation | None) -> None:
         """Tell those whose time has come."""
         now_s = time.monotonic()
         if now_s >= self._show_at_s:
-            self.progress.show(self._shown.read(counters, evaluation))
+            self.progress.show(self._read(self._shown, counters, evaluation))
             self._show_at_s = now_s + self.progress.every_s
         if now_s >= self._write_at_s:
-            self._log.status(self._written.read(counters, evaluation))
+            self._log.status(self._read(self._written, counters, evaluation))
             self._write_at_s = now_s + METRICS_EVERY_S
         self._look_for_outages(counters)
 
@@ -66,14 +74,25 @@ class Reporter:
 
     def last_look(self, counters: CounterTable, evaluation: Evaluation | None) -> Status:
         """The run has ended: one more line in the log; the last status."""
-        status = self._written.read(counters, evaluation)
+        status = self._read(self._written, counters, evaluation)
         self._log.status(status)
         self._look_for_outages(counters)
         return status
 
+    def _read(self, reader: StatusReader, counters: CounterTable, evaluation: Evaluation | None) -> Status:
+        return reader.read(counters, evaluation, self.watcher.standing, self.watcher.shares)
+
     def _look_for_outages(self, counters: CounterTable) -> None:
         self._outages.tell("checkpoints", int(counters.get("checkpoint_errno")))
         self._outages.tell("policy.safetensors", int(counters.get("policy_errno")))
+
+
+def goals_of(plan: RunPlan) -> Goals:
+    """Rollouts are learned from and left: a run that learns from them has neither replay ratio nor replay buffer."""
+    config = plan.config
+    if algorithm_for(config, plan.task).storage == "rollouts":
+        return Goals(config.stop_at_return)
+    return Goals(config.stop_at_return, config.replay_ratio, config.buffer_size)
 
 
 class LocalRun:
@@ -89,7 +108,7 @@ class LocalRun:
     ) -> None:
         self._plan, self._tend_envs, self._interrupts = plan, tend_envs, interrupts
         self._clock = Clock()
-        self._reporter = Reporter(self._clock, progress, log)
+        self._reporter = Reporter(plan, self._clock, progress, log)
         self._last: Evaluation | None = None
         self._passed: Evaluation | None = None
 
@@ -133,6 +152,7 @@ class LocalRun:
                 counters.set("lent", counters.get("wants_envs"))  # no explorer is left who could lend its envs
                 if self._is_evaluated(counters) or time.monotonic() > used_up_at_s + LAST_EVALUATION_S:
                     return USED_UP
+            self._reporter.watch(cast, counters, self._last)
             if cast.has_started and counters.get("batches"):  # before, a resume shows an ε that is not yet its own
                 self._reporter.look(counters, self._last)
         return INTERRUPTED

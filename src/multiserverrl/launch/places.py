@@ -62,7 +62,7 @@ def _local(launch: LaunchConfig) -> Place:
     env_id = launch.env_id or DEFAULT_ENV_ID
     with gymnasium.make(env_id) as env:
         task = task_of(env.observation_space, env.action_space)
-    threshold = gymnasium.spec(env_id).reward_threshold
+        threshold = None if env.spec is None else env.spec.reward_threshold
     count = launch.count or DEFAULT_COUNT
     return Place(env_id, task, threshold, [Offer("", count + MOST_EVALUATION_ENVS)], count, tend=lambda: None)
 

@@ -1,14 +1,20 @@
-"""What a person sees of a run: a live table on a terminal, about a line a second elsewhere."""
+"""What a person sees of a run: a live panel on a terminal, about a line a second elsewhere."""
 
 from __future__ import annotations
 
 import io
 import logging
+import math
+import os
 import sys
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
+from multiserverrl.launch.panel import WIDEST, History, panel_of, with_half_width
 from multiserverrl.launch.status import Status
 from multiserverrl.observe.log import log
+
+if TYPE_CHECKING:
+    from rich.live import Live
 
 __all__ = ["LiveProgress", "PlainProgress", "Progress", "Silence", "progress_for"]
 
@@ -76,17 +82,18 @@ class PlainProgress:
 
 
 class LiveProgress:
-    """A table that is drawn again in place."""
+    """A panel that is drawn again in place, as wide as the terminal is at the moment."""
 
     every_s = 0.25
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
-        from rich.live import Live
 
         self._console = Console(file=stream, highlight=False)
-        self._live = Live(console=self._console, auto_refresh=False, transient=False)
-        self._is_live = False
+        self._is_utf8 = self._console.encoding.lower().startswith("utf")
+        self._history = History()
+        self._live: Live | None = None
+        self._drawn = 0, 0  # the panel's width and height
 
     def say(self, line: str) -> None:
         """See `Progress`."""
@@ -94,27 +101,38 @@ class LiveProgress:
 
     def show(self, status: Status) -> None:
         """See `Progress`."""
-        from rich.table import Table
+        from rich.live import Live
 
-        if not self._is_live:
+        self._history.add(status)
+        width = self._console.width
+        panel = panel_of(status, self._history, width, self._is_utf8)
+        if self._live is not None and width < self._drawn[0]:
+            self._wipe(width)
+        if self._live is None:
+            self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
             self._live.start()
-            self._is_live = True
-        table = Table(show_header=False)
-        for name, value in rows_of(status):
-            table.add_row(name, value)
-        self._live.update(table, refresh=True)
+        self._live.update(panel, refresh=True)
+        self._drawn = min(width, WIDEST), len(self._console.render_lines(panel, pad=False))
 
     def close(self) -> None:
         """See `Progress`."""
-        if self._is_live:
+        if self._live is not None:
             self._live.stop()
-            self._is_live = False
+            self._live = None
+
+    def _wipe(self, width: int) -> None:
+        """The terminal has become narrower than the panel and has wrapped its lines: take them all away."""
+        drawn_width, height = self._drawn
+        wrapped = height * math.ceil(drawn_width / width)
+        # to its first line, all away, and down to where rich left the cursor: at the last line of what it drew
+        self._console.file.write(f"\x1b[{wrapped - 1}A\r\x1b[J" + "\n" * (height - 1))
 
 
 def progress_for(stream: TextIO | None = None) -> Progress:
-    """A table where the stream is a terminal, lines where it is not."""
+    """A panel where the stream is a terminal that can draw one, lines where it is not."""
     stream = stream or sys.stdout
-    return LiveProgress(stream) if stream.isatty() else PlainProgress(_unbuffered(stream))
+    is_capable = stream.isatty() and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
+    return LiveProgress(stream) if is_capable else PlainProgress(_unbuffered(stream))
 
 
 def _unbuffered(stream: TextIO) -> TextIO:
@@ -124,12 +142,12 @@ def _unbuffered(stream: TextIO) -> TextIO:
     except io.UnsupportedOperation:  # it is no file
         return stream
     stream.flush()
-    return io.TextIOWrapper(file, encoding=stream.encoding, errors=stream.errors, write_through=True)
+    return io.TextIOWrapper(file, encoding=stream.encoding, errors="replace", write_through=True)
 
 
 def rows_of(status: Status) -> list[tuple[str, str]]:
     """Names and values as people read them."""
-    evaluation = "–" if status.eval_mean is None else f"{status.eval_mean:.1f} (weights {status.eval_version})"
+    evaluation = "–" if status.eval_mean is None else f"{with_half_width(status)} (weights {status.eval_version})"
     return [
         ("time", f"{status.wall_s:.1f} s"),
         ("episodes", f"{status.episodes}"),
@@ -141,4 +159,5 @@ def rows_of(status: Status) -> list[tuple[str, str]]:
         ("ε", f"{status.epsilon:.3f}"),
         ("evaluation", evaluation),
         *([("faults", f"{status.faults}")] if status.faults else []),
+        *([("warnings", status.warned)] if status.warnings else []),
     ]

@@ -5,7 +5,6 @@ What one of them cannot take is lost there alone; that is said once when it begi
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,7 +20,7 @@ from multiserverrl.train.channels import Evaluation
 __all__ = ["RunLog"]
 
 # not among the train/ tags: the axes, and what has eval/ tags of its own
-_APART = ("unix_s", "env_steps", "eval_mean", "eval_version")
+_APART = ("unix_s", "env_steps", "eval_mean", "eval_half_width", "eval_version")
 
 
 class RunLog:
@@ -53,7 +52,7 @@ class RunLog:
         numbers = {
             "version": evaluation.version,
             "mean": evaluation.mean,
-            "ci95": half_ci95(evaluation),
+            "ci95": evaluation.half_width,
             "std": evaluation.std,
             "episodes": evaluation.episodes,
             "wall_s": round(wall_s, 4),
@@ -86,8 +85,3 @@ def _failure(write: Callable[[], None]) -> str:
     except OSError as error:
         return error.strerror or str(error)
     return ""
-
-
-def half_ci95(evaluation: Evaluation) -> float:
-    """Half the width of the mean's 95 % confidence interval: 1.96 standard errors (`std` is of the sample itself)."""
-    return 1.96 * evaluation.std / math.sqrt(max(evaluation.episodes - 1, 1))

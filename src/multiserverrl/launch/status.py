@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 from multiserverrl.launch.control import CounterTable
+from multiserverrl.launch.watch import StandingWarning
 from multiserverrl.observe.metrics import Rates
-from multiserverrl.train.channels import Evaluation
+from multiserverrl.train.beats import Doing
+from multiserverrl.train.channels import WAIT_US_TO, Evaluation
+from multiserverrl.train.histograms import Histogram, quantile
 
-__all__ = ["Clock", "Status", "StatusReader"]
+__all__ = ["Clock", "Goals", "Status", "StatusReader"]
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What a run was asked for."""
+
+    stop_at_return: float | None = None
+    replay_ratio: float | None = None
+    buffer_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -31,11 +44,26 @@ class Status:
     weights_version: int
     faults: int
     eval_mean: float | None = None
+    eval_half_width: float | None = None  # of the mean's 95 % confidence interval
     eval_version: int | None = None
+    acted_version: int = 0  # of the weights that chose the newest actions
+    batch_rows: float | None = None  # observations in a batch of actions, since the last look
+    batch_wait_us: float | None = None  # that half of all batches were complete within
+    warnings: int = 0
+    warned: str = ""  # their names and whom they are of: silent:explorer-0,starved:learner
+    # for people alone
+    goals: Goals = Goals()
+    monotonic_s: float = 0.0
+    standing: tuple[StandingWarning, ...] = ()
+    shares: Mapping[str, Mapping[Doing, float]] = field(default_factory=dict)  # of each explorer's time of late
 
     def numbers(self) -> dict[str, float | int | str | None]:
         """For metrics.jsonl."""
-        return asdict(self)
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _FOR_PEOPLE}
+
+
+_WAITS = Histogram.names("batch_wait_us_to_")
+_FOR_PEOPLE = ("goals", "monotonic_s", "standing", "shares")
 
 
 class Clock:
@@ -67,12 +95,19 @@ class Clock:
 class StatusReader:
     """Reads the counters again and again; rates are over the time between two reads."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, goals: Goals = Goals()) -> None:
+        self._clock, self._goals = clock, goals
         self._rates = Rates()
+        self._acted = 0.0, 0.0
 
-    def read(self, counters: CounterTable, evaluation: Evaluation | None) -> Status:
-        """The run's status now."""
+    def read(
+        self,
+        counters: CounterTable,
+        evaluation: Evaluation | None,
+        standing: Sequence[StandingWarning] = (),
+        shares: Mapping[str, Mapping[Doing, float]] | None = None,
+    ) -> Status:
+        """The run's status now; `standing` and `shares` are a watcher's."""
         self._clock.look(counters)
         now_s = time.monotonic()
         get = counters.get
@@ -93,5 +128,20 @@ class StatusReader:
             weights_version=int(get("weights_version")),
             faults=int(get("faults")),
             eval_mean=evaluation.mean if evaluation else None,
+            eval_half_width=evaluation.half_width if evaluation else None,
             eval_version=evaluation.version if evaluation else None,
+            acted_version=int(counters.largest("acted_version")),
+            batch_rows=self._batch_rows(counters),
+            batch_wait_us=quantile(WAIT_US_TO, (counters.get(name) for name in _WAITS), 0.5),
+            warnings=len(standing),
+            warned=",".join(f"{one.name}:{one.who}" for one in standing),
+            goals=self._goals,
+            monotonic_s=now_s,
+            standing=tuple(standing),
+            shares=shares or {},
         )
+
+    def _batch_rows(self, counters: CounterTable) -> float | None:
+        (batches, rows), self._acted = self._acted, (counters.get("batches"), counters.get("batch_rows"))
+        more = self._acted[0] - batches
+        return (self._acted[1] - rows) / more if more > 0 else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import signal
 import time
 from dataclasses import dataclass
@@ -142,6 +143,7 @@ def _result(ending: Ending, plan: RunPlan) -> dict[str, Any]:
         "env_steps": passed.env_steps if passed else status.env_steps,
         "updates": passed.updates if passed else status.updates,
         "eval_mean": evaluation.mean if evaluation else None,
+        "eval_half_width": _known(evaluation.half_width) if evaluation else None,
         "eval_std": evaluation.std if evaluation else None,
         "eval_episodes": evaluation.episodes if evaluation else 0,
         "eval_version": evaluation.version if evaluation else None,
@@ -156,8 +158,14 @@ def _result(ending: Ending, plan: RunPlan) -> dict[str, Any]:
     }
 
 
+def _known(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
 def _conclude(progress: Progress, result: dict[str, Any], ending: Ending, path: Path) -> None:
     mean = "not evaluated" if result["eval_mean"] is None else f"greedy mean return {result['eval_mean']:.1f}"
+    if result["eval_half_width"] is not None:
+        mean += f" ± {result['eval_half_width']:.1f}"
     over = f"{mean} over {result['eval_episodes']} episodes" if result["eval_episodes"] else mean
     words = {SOLVED: "solved", USED_UP: "not solved: all episodes are used up"}[ending.why]
     progress.say(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol, TypeVar
 
+from multiserverrl.train.beats import Doing, beat
 from multiserverrl.train.channels import Control, Counters
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.opening import sleep_unless_stopping
@@ -64,5 +65,6 @@ class Barriers:
         self._wait_until("barriers_evaluated")
 
     def _wait_until(self, name: str) -> None:
+        beat(self._counters, Doing.RESTING)
         while self._counters.get(name) < self._passed:
             sleep_unless_stopping(POLL_S, self._control)

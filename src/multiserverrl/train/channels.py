@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from multiserverrl.train.interval import half_width
+
 __all__ = [
     "BATCH_ROWS_TO",
     "COUNTERS",
@@ -152,6 +154,11 @@ class Evaluation:
     env_steps: int  # of the run, when the snapshot was published
     updates: int
 
+    @property
+    def half_width(self) -> float:
+        """The mean's 95 % confidence interval is mean ± this; infinite for a single episode."""
+        return half_width(self.std, self.episodes)
+
 
 class EvaluationWriter(Protocol):
     """The evaluator's end; the launcher has the other."""
@@ -193,6 +200,9 @@ BATCH_ROWS_TO = tuple(2**power for power in range(11))  # 1 … 1024
 WAIT_US_TO = tuple(2**power for power in range(4, 18))  # 16 µs … 131 ms
 
 COUNTERS: dict[str, str] = {  # a histogram's batch counts in one bucket alone: the first that it fits in
+    # every process
+    "beat_s": "CLOCK_MONOTONIC of when its loop last came around",
+    "doing": "what it came to then (train.beats.Doing)",
     # explorers
     "env_steps": "valid env steps sent to the learner (the learner's own row: those before a resume)",
     "episodes": "episodes that ended (the learner's own row: those before a resume)",
@@ -200,6 +210,9 @@ COUNTERS: dict[str, str] = {  # a histogram's batch counts in one bucket alone: 
     "recent_returns": "episodes in the explorers' moving windows (the last 100 of each)",
     "recent_return_sum": "sum of the returns in these windows",
     "faults": "env steps that were not learned from because the env failed",
+    "not_finite": "env steps among the faults whose observation or reward was not finite",
+    "not_finite_env": "which one was the last (train.finite.env_number)",
+    "not_finite_what": "what of it was not: an index of train.finite.WHAT",
     "reopened": "groups of envs that were lost and opened again",
     "explorers_finished": "1 when this explorer's envs have used up their episodes",
     "first_step_at_s": "CLOCK_MONOTONIC of the first env step; two explorers may both set it: the smallest counts",
@@ -223,9 +236,11 @@ COUNTERS: dict[str, str] = {  # a histogram's batch counts in one bucket alone: 
     "wall_before_s": "training time before a resume",
     "learning_since_s": "CLOCK_MONOTONIC of the learner's first steps",
     "steps_lost": "steps of rollouts that were not complete when their learner died: they are never learned from",
+    "steps_at_s": "CLOCK_MONOTONIC of when steps last reached the learner",
     "updates_lost": "updates made after the snapshot that a learner, started again, went on from",
     # evaluator
     "evaluations": "evaluations reported",
+    "evaluated_at_s": "CLOCK_MONOTONIC of when the last of them ended",
     "policy_errno": "what keeps the best policy from being written (an errno); 0 when the last one was",
     "wants_envs": "1 while the evaluator needs the explorer's envs",
     # a deterministic run: who has reached which barrier

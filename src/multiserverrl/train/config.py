@@ -119,7 +119,10 @@ class TrainConfig:
     confirm_episodes: int = setting(
         0, "an evaluation that reaches --stop-at-return ends the run only if so many more episodes do; 0: at once"
     )
-    eval_every_s: float = setting(0.2, "pause between evaluations: they take computing time from learning", unit="s")
+    eval_every_s: float = setting(
+        0.2, "least pause between evaluations: they take computing time from learning", unit="s"
+    )
+    eval_share: float = setting(0.2, "evaluations take at most this share of the time, but for the first 3 s of them")
     checkpoint_every_s: float = setting(10.0, "time between checkpoints", unit="s")
     reopen_s: float = setting(120.0, "how long lost envs are tried to be opened again before the run ends", unit="s")
 
@@ -216,6 +219,7 @@ _SHARES = (
 )  # fmt: skip
 _POSITIVE = (
     "reward_scale", "learning_rate", "replay_ratio", "checkpoint_every_s", "reopen_s", "noisy_sigma", "adam_epsilon",
+    "eval_share",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed", "inference_deadline_s", "confirm_episodes", "eval_every_s", "epsilon_spread", "head_hidden",

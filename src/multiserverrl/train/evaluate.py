@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from multiserverrl.errors import CheckpointError, RunError
 from multiserverrl.observe.log import log
 from multiserverrl.train.acting import rehearse
 from multiserverrl.train.algorithms import algorithm_for
+from multiserverrl.train.beats import Doing, beat
 from multiserverrl.train.channels import Control, Counters, Evaluation, EvaluationWriter, WeightsReader
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.opening import LOST, Stopped, close_quietly, fault_rows, open_envs, sleep_unless_stopping
@@ -30,6 +33,7 @@ __all__ = ["greedy_returns", "run_evaluator"]
 Array = NDArray[Any]
 VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
 POLL_S = 0.02
+HEAD_START_S = 3.0  # of evaluation that a run may have beyond its share of the time
 MOST_BROKEN = 10  # episodes, beyond as many as are to be played
 
 
@@ -44,8 +48,8 @@ def greedy_returns(
     begins with them to actions; fewer when it is stopped.
 
     Each env plays a number of episodes that is fixed beforehand: taking the first that end would
-    prefer short ones. An episode that the env itself breaks (a fault) is played again; RunError
-    when too many are. `envs` are in SAME_STEP autoreset.
+    prefer short ones. An episode that the env itself breaks (a fault, rewards that are not finite) is
+    played again; RunError when too many are. `envs` are in SAME_STEP autoreset.
     """
     N = envs.num_envs
     left = np.full(N, episodes // N) + (np.arange(N) < episodes % N)
@@ -60,13 +64,17 @@ def greedy_returns(
         ended = np.asarray(terminated, bool) | np.asarray(truncated, bool)
         if ended.any():
             failed = fault_rows(infos, N)
+            failed |= ended & ~np.isfinite(running)
             counted = ended & (left > 0) & ~failed
             returns += running[counted].tolist()
             left -= counted
             running[ended] = 0.0
             broken += int(np.count_nonzero(failed & (left > 0)))
             if broken > MOST_BROKEN + episodes:
-                raise RunError(f"{broken} episodes were broken by their env while {episodes} were to be evaluated")
+                raise RunError(
+                    f"{broken} episodes were broken by their env (faults, or rewards that are not finite) while "
+                    f"{episodes} were to be evaluated"
+                )
     return np.array(returns)
 
 
@@ -85,7 +93,12 @@ def run_evaluator(
     """Evaluate the newest weights again and again until the run stops; after `stop_at_return` is reached (in
     `confirm_episodes` more where they are asked for), no more.
 
-    The best snapshot so far is at `policy_path`. One that passed is reported only once it is there: while the disk
+    All evaluations of a run begin with the same seed: each env's first episode begins in the same state every time, the
+    later ones as far as its random numbers have not been used otherwise.
+
+    The best snapshot by its mean is at `policy_path`, of equally good ones the newest. The best of many evaluations is
+    in part the luckiest, so its mean is above what it will reach (`eval` plays other episodes); one that passed is kept
+    whatever was better before. One that passed is reported only once it is there: while the disk
     refuses it, newer ones are evaluated. With `borrows_envs` the explorer (`lends_envs`) gives its envs up for the
     time of an evaluation.
     """
@@ -98,11 +111,14 @@ def run_evaluator(
         control.ready()
         if not control.wait_until_started():
             return
+        budget = _Budget(config.eval_share, time.monotonic())
         while True:
             barrier = _next_barrier(config, counters, control)
+            beat(counters, Doing.WAITING_FOR_WEIGHTS)
             policy = _newer_policy(config, task, weights, version, control)
             version = policy.version
-            evaluation = _evaluation(policy, _returns(config, places, policy))
+            with budget.spending():
+                evaluation = _evaluation(policy, _returns(config, places, policy))
             has_passed = _passes(config, evaluation.mean)
             is_best = evaluation.mean >= best or has_passed
             policy = dataclasses.replace(policy, mean=evaluation.mean)
@@ -110,12 +126,13 @@ def run_evaluator(
             if is_kept:
                 best = max(best, evaluation.mean)
             if is_kept or not has_passed:
-                evaluations.report(evaluation)
-                counters.add("evaluations", 1)
+                _report(evaluation, evaluations, counters)
+            beat(counters, Doing.PAUSING)
             counters.set("barriers_evaluated", barrier)
             if config.deterministic and not has_passed:
                 continue
-            sleep_unless_stopping(math.inf if has_passed and is_kept else config.eval_every_s, control)
+            pause_s = math.inf if has_passed and is_kept else budget.pause_s(config.eval_every_s, time.monotonic())
+            sleep_unless_stopping(pause_s, control)
     except Stopped:
         pass
     finally:
@@ -141,6 +158,12 @@ def _passes(config: TrainConfig, mean: float) -> bool:
     return config.stop_at_return is not None and mean >= config.stop_at_return
 
 
+def _report(evaluation: Evaluation, evaluations: EvaluationWriter, counters: Counters) -> None:
+    evaluations.report(evaluation)
+    counters.add("evaluations", 1)
+    counters.set("evaluated_at_s", time.monotonic())
+
+
 def _best_so_far(policy_path: Path | None) -> float:
     """The mean of the policy that an earlier part of the run has left."""
     if policy_path is None or not policy_path.exists():
@@ -151,6 +174,29 @@ def _best_so_far(policy_path: Path | None) -> float:
         log("policy_passed_over", level=logging.WARNING, why=error)
         return -math.inf
     return -math.inf if mean is None else mean
+
+
+class _Budget:
+    """What evaluations may take of the time: a share of it, and at the start of a run a little more.
+
+    So a task that is learned in seconds is evaluated as often as `--eval-every-s` says, and one whose envs are slow, or
+    whose network is large, does not lose the machine to its evaluations.
+    """
+
+    def __init__(self, share: float, now_s: float) -> None:
+        self._share, self._began_s, self._spent_s = share, now_s, 0.0
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """What is done inside is an evaluation."""
+        began_s = time.monotonic()
+        yield
+        self._spent_s += time.monotonic() - began_s
+
+    def pause_s(self, least_s: float, now_s: float) -> float:
+        """How long until the next one may begin, at least `least_s`."""
+        owed_s = (self._spent_s - HEAD_START_S) / self._share - (now_s - self._began_s)
+        return max(least_s, owed_s)
 
 
 class _Places:
@@ -170,6 +216,7 @@ class _Places:
         self._envs: VectorEnv | None = None
 
     def open(self) -> None:
+        beat(self._counters, Doing.OPENING_ENVS)
         self._envs, _ = open_envs(self._make_envs, self._seed(), self._task, self._config.reopen_s, self._control)
 
     def play(self, policy: Policy, episodes: int) -> Array:
@@ -181,7 +228,7 @@ class _Places:
                 self.open()
             assert self._envs is not None
             try:
-                returns = greedy_returns(self._envs, policy, episodes, self._seed(), self._control.is_stopping)
+                returns = greedy_returns(self._envs, policy, episodes, self._seed(), self._is_stopping)
             except LOST:
                 self.close()
                 continue
@@ -195,19 +242,26 @@ class _Places:
         close_quietly(self._envs)
         self._envs = None
 
+    def _is_stopping(self) -> bool:
+        """Asked at every step."""
+        beat(self._counters, Doing.PLAYING)
+        return self._control.is_stopping()
+
     def _borrow(self) -> None:
+        beat(self._counters, Doing.WAITING_FOR_ENVS)
         self._counters.set("wants_envs", 1)
         while not self._counters.get("lent"):
             sleep_unless_stopping(POLL_S, self._control)
 
     def _give_back(self) -> None:
+        beat(self._counters, Doing.PAUSING)
         self.close()
         self._counters.set("wants_envs", 0)
         while self._counters.get("lent"):
             sleep_unless_stopping(POLL_S, self._control)
 
     def _seed(self) -> int:
-        """The same for every evaluation of a run: all are of the same first states."""
+        """The same for every evaluation: they differ by their policies, and not by where their episodes begin."""
         return int(np.random.SeedSequence([self._config.seed, 3]).generate_state(1)[0])
 
 

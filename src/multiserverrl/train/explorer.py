@@ -6,7 +6,7 @@ nothing is decided here; torch is never imported.
 
 from __future__ import annotations
 
-import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,17 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multiserverrl.errors import RunError
-from multiserverrl.observe.log import log
 from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.barriers import Barriers
+from multiserverrl.train.beats import Doing, beat
 from multiserverrl.train.channels import ActionClient, Answer, Control, Counters, RawSteps, StepWriter
 from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.doubts import Doubts
 from multiserverrl.train.opening import (
     LOST,
     Stopped,
     close_quietly,
-    fault_of,
-    fault_rows,
     open_envs,
     reset_envs,
     sleep_unless_stopping,
@@ -92,6 +91,7 @@ def run_explorer(
         _take_turns(playing, counters, control, lends_envs, barriers)
         if barriers is not None:
             barriers.wait(deque())  # the last weights are evaluated, and kept
+        beat(counters, Doing.FINISHED)
         counters.set("explorers_finished", 1)
     except Stopped:
         pass
@@ -135,6 +135,7 @@ def _wait_for_evaluator(counters: Counters, control: Control) -> None:
     """Leave the envs' places to it for as long as it wants them; an explorer that died may have lent them."""
     try:
         while counters.get("wants_envs"):
+            beat(counters, Doing.LENDING_ENVS)
             counters.set("lent", 1)
             sleep_unless_stopping(0.02, control)
     finally:
@@ -149,9 +150,10 @@ class _Episodes:
         self._window: deque[float] = deque(maxlen=RETURNS_WINDOW)
 
     def ended(self, returns: list[float]) -> None:
-        self._window.extend(returns)
+        known = [one for one in returns if math.isfinite(one)]
+        self._window.extend(known)
         self._counters.add("episodes", len(returns))
-        self._counters.add("return_sum", sum(returns))
+        self._counters.add("return_sum", sum(known))
         self._counters.set("recent_returns", len(self._window))
         self._counters.set("recent_return_sum", sum(self._window))
 
@@ -176,13 +178,14 @@ class _Lane:
         self._answer = Answer(task.no_actions(0), 0)
         self._played = group.played  # (N,) episodes that each env has ended
         self._opened = self._opened_at = 0  # times; env steps of the whole run, the last time
-        self._faults, self._next_told_fault = 0, 1
+        self._doubts = Doubts(group.number, counters)
         self._has_request = False
         self.number = group.number
         self.is_stepping = False
 
     def open(self) -> None:
         """Open the envs and reset them. Raises Stopped, or the error that kept them closed."""
+        beat(self._counters, Doing.OPENING_ENVS)
         self._opened_at = int(self._counters.get("env_steps"))
         self._envs, self._obs = open_envs(
             self._group.make_envs,
@@ -246,6 +249,7 @@ class _Lane:
         """Wait for the step, send it, ask for the next actions. False when all episodes are used up."""
         assert self._envs is not None
         self.is_stepping = False
+        beat(self._counters, Doing.STEPPING)
         try:
             if hasattr(self._envs, "step_wait"):
                 obs, reward, terminated, truncated, infos = self._envs.step_wait()
@@ -284,18 +288,16 @@ class _Lane:
         self, obs: Array, reward: Array, terminated: Array, truncated: Array, infos: dict[str, Any]
     ) -> RawSteps:
         terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
-        valid = ~fault_rows(infos, len(obs))
-        if not valid.all():
-            self._counters.add("faults", float(np.count_nonzero(~valid)))
-            self._tell_fault(infos, ~valid)
+        next_obs = true_next_obs(obs, infos, self._task)
+        reward = np.array(reward, np.float32)
+        valid, unpaid = self._doubts.look(self._obs, reward, next_obs, infos)
+        self._returns[unpaid] = np.nan  # of their whole episodes
         whole = (terminated | truncated) & valid
         if whole.any() and (whole & ~np.asarray(infos.get("_final_obs", False))).any():
             raise RunError("an episode ended without its final observation: its last step cannot be learned from")
         assert self._played is not None
         if self._config.episodes is not None:
             valid &= self._played < self._config.episodes  # it steps on only because others of its group do
-        next_obs = true_next_obs(obs, infos, self._task)
-        reward = np.asarray(reward, np.float32)
         return RawSteps(
             self._group.number,
             self._obs,
@@ -308,14 +310,6 @@ class _Lane:
             self._answer.weights_version,
             extras=self._answer.extras,
         )
-
-    def _tell_fault(self, infos: dict[str, Any], failed: Array) -> None:
-        """The first and then ever fewer of them: one that fails at every step must not fill the log."""
-        self._faults += int(np.count_nonzero(failed))
-        if self._faults >= self._next_told_fault:
-            self._next_told_fault = 10 * self._faults
-            why = fault_of(infos, int(np.flatnonzero(failed)[0]))
-            log("env_failed", level=logging.WARNING, why=why, faults=self._faults)
 
     def _count(self, steps: RawSteps) -> None:
         self._counters.add("env_steps", float(np.count_nonzero(steps.valid)))
@@ -350,6 +344,7 @@ class _Lane:
         self._has_request = True
 
     def _await_actions(self) -> Answer:
+        beat(self._counters, Doing.WAITING_FOR_ACTIONS)
         while (answer := self._group.actions.actions(WAIT_S)) is None:
             if self._control.is_stopping():
                 raise Stopped
@@ -357,6 +352,7 @@ class _Lane:
         return answer
 
     def _write(self, steps: RawSteps) -> None:
+        beat(self._counters, Doing.WAITING_FOR_LEARNER)
         while not self._steps.write(steps, WAIT_S):
             if self._control.is_stopping():
                 raise Stopped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from multiserverrl.train.acting import Actor
+from multiserverrl.train.beats import Doing, beat
 from multiserverrl.train.channels import ActionRequest, ActionServer, Control, Counters, WeightsReader
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.histograms import Histogram
@@ -36,9 +37,11 @@ def run_inference(
     control.ready()
     try:
         while not control.is_stopping():
+            beat(counters, Doing.WAITING_FOR_REQUESTS)
             requests = server.requests(WAIT_S)
             if not requests:
                 continue
+            beat(counters, Doing.ACTING)
             began_s = time.monotonic()
             if config.deterministic:
                 batches = [[request] for request in sorted(requests, key=lambda request: request.group)]

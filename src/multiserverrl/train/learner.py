@@ -12,13 +12,15 @@ from typing import Any
 import msgspec
 from numpy.typing import NDArray
 
-from multiserverrl.errors import CheckpointError, RunError
+from multiserverrl.errors import CheckpointError, DivergedError
 from multiserverrl.observe.log import log
 from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.algorithms.checks import require_learner
+from multiserverrl.train.beats import Doing, beat
 from multiserverrl.train.channels import Control, Counters, RawSteps, StepReader, WeightsWriter
 from multiserverrl.train.checkpoint import Checkpoint, load_newest
 from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.finite import require_finite
 from multiserverrl.train.played import copies_of, has_same_groups, restore_played
 from multiserverrl.train.replay import new_arrays
 from multiserverrl.train.saving import CheckpointWriter
@@ -76,6 +78,7 @@ def run_learner(
 
 def _learn(training: Training, steps: StepReader, checkpoints: CheckpointWriter, control: Control) -> None:
     while not control.is_stopping():
+        training.comes_to(Doing.WAITING_FOR_STEPS)
         raw = steps.read(READ_TIMEOUT_S)
         if raw is not None:
             training.take(raw)
@@ -83,6 +86,7 @@ def _learn(training: Training, steps: StepReader, checkpoints: CheckpointWriter,
         while training.owes_updates() and not control.is_stopping():
             training.update()
         if checkpoints.is_due():
+            training.comes_to(Doing.SAVING)
             checkpoints.write(training.checkpoint())
     checkpoints.write(training.checkpoint())
 
@@ -90,6 +94,7 @@ def _learn(training: Training, steps: StepReader, checkpoints: CheckpointWriter,
 def _learn_in_lock_step(training: Training, steps: StepReader, checkpoints: CheckpointWriter, control: Control) -> None:
     """Steps are done with only after their updates: until then the explorer waits. Checkpoints are barriers alone."""
     while not control.is_stopping():
+        training.comes_to(Doing.WAITING_FOR_STEPS)
         raw = steps.read(LOCK_STEP_TIMEOUT_S)
         if raw is not None:
             training.take(raw)
@@ -135,10 +140,15 @@ class Training:
         self._loss = 0.0
         self._wall_before_s, self._began_at_s = 0.0, math.inf
 
+    def comes_to(self, doing: Doing) -> None:
+        """The learner's heartbeat."""
+        beat(self._counters, doing)
+
     def take(self, raw: RawSteps) -> None:
         """Take the steps into the store."""
         if self._began_at_s == math.inf:
             self._begin()
+        self._counters.set("steps_at_s", time.monotonic())
         self.store.take(raw)
         self._env_steps = int(self._counters.get("env_steps"))
         self._counters.set("inserted", self.store.inserted)
@@ -149,7 +159,8 @@ class Training:
         return self.store.owes(self.updates)
 
     def update(self) -> None:
-        """One update; the weights are published when it is time. RunError when it has broken them."""
+        """One update; the weights are published when it is time. DivergedError when it has broken them."""
+        self.comes_to(Doing.UPDATING)
         updated = self.learner.update(self.store.batch(), self._env_steps)
         self.store.learned(updated)
         before, self.updates = self.updates, self.updates + updated.updates
@@ -157,7 +168,7 @@ class Training:
         if is_due or not getattr(updated.loss, "is_cuda", False):  # reading it there waits for the GPU
             self._loss = float(updated.loss)
         if not math.isfinite(self._loss):
-            raise RunError(
+            raise DivergedError(
                 f"the loss is {self._loss} after {self.updates} updates: lower --learning-rate or --reward-scale, "
                 "and look for rewards or observations that are not finite"
             )
@@ -165,10 +176,12 @@ class Training:
             self.publish()
 
     def publish(self) -> None:
-        """Make the weights of now the newest."""
+        """Make the weights of now the newest. DivergedError, and nothing is published, when they are not finite."""
+        weights = self.learner.weights()
+        require_finite(weights, self.updates)
         self.version += 1
         self._counters.set("weights_version", self.version)  # first: no version is given twice, whoever dies when
-        self._weights.publish(stamped(self.learner.weights(), self._env_steps, self.updates), self.version)
+        self._weights.publish(stamped(weights, self._env_steps, self.updates), self.version)
         self._counters.set("updates", self.updates)
         self._counters.set("loss", self._loss)
         self._counters.set("replay_ratio", self.store.achieved_ratio(self.updates))
@@ -179,6 +192,7 @@ class Training:
 
     def pass_barrier(self, checkpoints: CheckpointWriter) -> None:
         """End all episodes, publish, and write a checkpoint that a resumed run begins with exactly like this one."""
+        self.comes_to(Doing.SAVING)
         self.store.cut_off()
         self.publish()
         self._counters.add("barriers", 1)
@@ -186,7 +200,7 @@ class Training:
         self._counters.set("barriers_passed", self._counters.get("barriers"))
 
     def checkpoint(self) -> Checkpoint:
-        """All that a resume needs. Views of living arrays: save it before going on."""
+        """All that a resume needs. Views of living arrays: save it before going on. DivergedError as `publish`."""
         return self._snapshot({**_over("tails/", self.store.tails()), **_over("played/", copies_of(self.played))})
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
@@ -231,7 +245,9 @@ class Training:
 
     def _snapshot(self, of_envs: dict[str, NDArray[Any]]) -> Checkpoint:
         """`of_envs`: what they played, and what the steps that wait would become were their episodes cut off now."""
-        arrays = {**_over("learner/", self.learner.state()), **_over("replay/", self.store.contents()), **of_envs}
+        learned = self.learner.state()
+        require_finite(learned, self.updates)
+        arrays = {**_over("learner/", learned), **_over("replay/", self.store.contents()), **of_envs}
         state = _State(
             task=self.task,
             algorithm=self.config.algorithm,

@@ -1,0 +1,87 @@
+"""Real processes that fall silent, one after the other in one run: each is named while it lasts, its end is told."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from multiserverrl.launch import local, watcher
+from multiserverrl.launch.config import LaunchConfig
+from multiserverrl.launch.status import Status
+from multiserverrl.launch.training import train
+from multiserverrl.launch.watch import Limits
+from multiserverrl.observe.metrics import read_metrics
+from tests.launch.silent_envs import DIRECTORY
+from tests.launch.test_training import TINY, Script, signal_child
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+Part = tuple[Callable[[], None], Callable[[Status], bool]]
+
+
+class Play(Script):
+    """Does one thing after the other, each when the status is as the one before should have made it."""
+
+    def __init__(self, parts: list[Part]) -> None:
+        super().__init__()
+        self._parts = parts
+
+    def show(self, status: Status) -> None:
+        if self._parts and self._parts[0][1](status):
+            self._parts.pop(0)[0]()
+
+
+def warned(of: str) -> Callable[[Status], bool]:
+    return lambda status: of in status.warned.split(",")
+
+
+def quiet(status: Status) -> bool:
+    return status.warned == ""
+
+
+def test_processes_that_fall_silent_are_named_while_it_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        DIRECTORY: str(tmp_path),
+        "PYTHONPATH": f"{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(watcher, "LIMITS", Limits(silent_s=0.4, starved_s=0.4, finite_s=0.4))
+    monkeypatch.setattr(local, "METRICS_EVERY_S", 0.05)
+    broken, fifo = tmp_path / "broken", tmp_path / "hang"
+
+    def let_go() -> None:
+        os.close(os.open(fifo, os.O_WRONLY))
+        fifo.unlink()
+
+    play = Play(
+        [
+            (broken.touch, lambda status: status.updates > 0),
+            (broken.unlink, warned("not_finite:explorer-0")),
+            (lambda: os.mkfifo(fifo), quiet),
+            (let_go, warned("silent:explorer-0")),
+            (lambda: signal_child("entries:inference", signal.SIGSTOP), quiet),
+            (lambda: signal_child("entries:inference", signal.SIGCONT), warned("silent:explorer-0")),
+            (lambda: os.kill(os.getpid(), signal.SIGTERM), quiet),
+        ]
+    )
+    run = tmp_path / "run"
+    launch = LaunchConfig("tests.launch.silent_envs:Silent-v0", count=4, is_local=True, run_dir=str(run))
+    train(launch, replace(TINY, stop_at_return=None), play)
+    told = "\n".join(play.lines)
+    for line in (
+        r"warning: env \d of group \d gives a reward that is not finite: such steps are not learned from",
+        r"all rewards and observations of the explorer-0 are finite again, after",
+        r"warning: the explorer-0 has sent nothing for \d s: its envs do not answer",
+        r"the explorer-0 goes on, after \d s",
+        r"it waits for actions, and the inference server stands still",
+    ):
+        assert re.search(line, told), line
+    metrics = read_metrics(run / "metrics.jsonl")
+    assert {0, 1} <= {line["warnings"] for line in metrics}
+    assert any("absent:inference" in line["warned"] for line in metrics)
+    assert all(line["loss"] is not None for line in metrics), "nothing that is not finite was learned from"
