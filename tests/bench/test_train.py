@@ -1,41 +1,72 @@
-"""When a training row's figure holds."""
+"""`python bench/train.py` as it is run, and what it makes of a run's files; no figure is asserted."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from train import ROWS, Row
+import train
+from claims import seeds_of
+from train import ROWS, of_peer
+from train_runs import at_steps, column_at, numbers_of
 
-ROW = Row("CartPole-v1", "0-2", (), most_wall_s=1.5, least_confirm=460.0)
-
-
-def seeds(*found: tuple[float, float]) -> list[dict[str, Any]]:
-    return [{"solved": True, "wall_s": wall_s, "confirm": confirm} for wall_s, confirm in found]
-
-
-def test_a_row_holds_by_its_medians() -> None:
-    assert ROW.holds(seeds((1.0, 300.0), (1.5, 460.0), (9.0, 500.0)))
-    assert not ROW.holds(seeds((1.0, 500.0), (1.6, 500.0), (9.0, 500.0)))
-    assert not ROW.holds(seeds((1.0, 400.0), (1.0, 459.0), (1.0, 500.0)))
+SCRIPT = Path(train.__file__)
 
 
-def test_one_seed_that_is_not_solved_is_enough_not_to_hold() -> None:
-    assert not ROW.holds([*seeds((1.0, 500.0), (1.0, 500.0)), {"solved": False}])
-
-
-def test_every_seed_may_be_asked_to_be_confirmed() -> None:
-    row = Row("LunarLander-v3", "0-2", (), most_wall_s=20.0, least_confirm=200.0, is_every_seed_confirmed=True)
-    assert row.holds(seeds((1.0, 200.0), (25.0, 210.0), (20.0, 220.0)))
-    assert not row.holds(seeds((1.0, 199.0), (1.0, 210.0), (1.0, 220.0)))
-
-
-def test_without_further_episodes_the_wall_alone_is_judged() -> None:
-    assert ROW.holds([{"solved": True, "wall_s": 1.0}] * 3)
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_rows_seeds_are_a_range(name: str) -> None:
-    first, last = map(int, ROWS[name].seeds.split("-"))
-    assert first < last
+def test_a_rows_claims_are_of_its_columns_and_its_seeds_are_several(name: str) -> None:
+    row = ROWS[name]
+    assert len(seeds_of(row.seeds)) >= 3
+    assert {claim.column for claim in row.claims} <= set(row.columns)
+
+
+def test_a_row_that_is_not_there_is_refused_with_those_that_are() -> None:
+    found = run("--rows", "cartpole-dqn,chess")
+    assert found.returncode == 2
+    assert "no row chess; there are cartpole-dqn, " in found.stderr
+
+
+def test_a_seed_that_does_not_solve_the_task_makes_the_row_short() -> None:
+    found = run("--row", "cartpole-pqn", "--seeds", "3", "--markdown", "--", "--episodes", "1")
+    assert found.returncode == 1, found.stderr
+    assert "cartpole-pqn: SHORT" in found.stdout
+    assert "| cartpole-pqn | 1 | solved | 0 (0–0) | least >= 1 | SHORT |" in found.stdout
+
+
+def test_a_solved_runs_times_are_counted_from_the_shell() -> None:
+    result = {
+        "solved": True, "wall_s": 1.5, "env_steps": 9000, "updates": 2000, "eval_mean": 480.0,
+        "first_step_unix_s": 101.25,
+    }  # fmt: skip
+    found = numbers_of(result, began_s=100.0, process_s=3.0)
+    assert found == {
+        "solved": 1.0, "wall_s": 1.5, "env_steps": 9000.0, "updates": 2000.0, "start_s": 1.25, "process_s": 3.0,
+        "eval_mean": 480.0,
+    }  # fmt: skip
+    assert "wall_s" not in numbers_of({**result, "solved": False}, began_s=100.0, process_s=3.0)
+
+
+def test_a_curve_is_read_at_the_first_point_that_is_far_enough() -> None:
+    points = [(90, None), (150_000, 1.0), (200_100, 2.0), (350_000, 3.0), (410_000, 4.0)]
+    assert at_steps(points, (200_000, 400_000, 600_000)) == {"at_200k": 2.0, "at_400k": 4.0}
+
+
+def test_the_peers_medians_are_asked_of_every_point(tmp_path: Path) -> None:
+    file = tmp_path / "curves.json"
+    at = (100_000, 200_000)
+    assert of_peer(file, at) == ()
+    runs = [{"curve": [[100_000, mean], [200_000, 2 * mean]]} for mean in (1.0, 5.0, 3.0)]
+    file.write_text(json.dumps({"runs": runs}))
+    assert [(claim.column, claim.limit, claim.is_at_most) for claim in of_peer(file, at)] == [
+        (column_at(100_000), 3.0, False),
+        (column_at(200_000), 6.0, False),
+    ]
