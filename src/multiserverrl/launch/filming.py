@@ -124,8 +124,9 @@ class FilmWriter:
 def fps_of(env: gymnasium.Env[Any, Any]) -> float:
     """Frames per second that the env's metadata names."""
     told = env.metadata.get("render_fps")
-    is_number = isinstance(told, (int, float)) and not isinstance(told, bool)
-    return float(told) if is_number and math.isfinite(told) and told > 0 else DEFAULT_FPS
+    if isinstance(told, bool) or not isinstance(told, (int, float)):
+        return DEFAULT_FPS
+    return float(told) if math.isfinite(told) and told > 0 else DEFAULT_FPS
 
 
 def play_before(env: gymnasium.Env[Any, Any], policy: Callable[[Any, Array], Array], film: Film, seed: int) -> Shot:
