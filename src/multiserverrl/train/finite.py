@@ -31,7 +31,7 @@ def broken_rows(array: Array) -> Array | None:
     with np.errstate(over="ignore", invalid="ignore"):
         if math.isfinite(array.sum()):
             return None
-    rows: Array = (~np.isfinite(array)).reshape(len(array), -1).any(axis=1)
+    rows: Array = np.asarray((~np.isfinite(array)).reshape(len(array), -1).any(axis=1))
     return rows if rows.any() else None  # large numbers may have no finite sum
 
 
