@@ -57,8 +57,3 @@ class StepStacks:
         self._begins[raw.group] = raw.terminated | raw.truncated | ~raw.valid
         next_obs = np.concatenate([obs[:, 1:], raw.next_obs[:, None]], axis=1)
         return dataclasses.replace(raw, obs=obs, next_obs=next_obs)
-
-    def begin_anew(self) -> None:
-        """Episodes begin with the next steps of all envs."""
-        self._groups.clear()
-        self._begins.clear()
