@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.train.plugged import REPOSITORY
 
 EXAMPLE = REPOSITORY / "examples" / "plugin_algorithm"
@@ -24,6 +26,7 @@ def test_it_has_sixty_lines() -> None:
     assert sum(bool(line.strip()) for line in lines) <= 60
 
 
+@pytest.mark.long
 def test_it_is_installed_and_learns_cartpole_in_seconds(tmp_path: Path) -> None:
     source, target, run_dir = tmp_path / "source", tmp_path / "site", tmp_path / "run"
     source.mkdir()

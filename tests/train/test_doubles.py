@@ -43,8 +43,8 @@ def test_a_recurrent_algorithm_learns_what_needs_a_memory(tmp_path: Path) -> Non
 
 def test_with_its_state_zeroed_at_each_step_it_does_not(tmp_path: Path) -> None:
     config = replace(recurrent(), options={"forget": True})
-    outcome = train_here(config, Cue, 8, tmp_path, limit_s=20.0, max_env_steps=6000)
-    assert outcome.counters.get("updates") > 500
+    outcome = train_here(config, Cue, 8, tmp_path, limit_s=20.0, max_env_steps=3000)
+    assert outcome.counters.get("updates") > 300
     assert outcome.best < 0.95
 
 

@@ -3,12 +3,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import gymnasium
 import pytest
 
 from multiserverrl.errors import ConfigError
 from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.config import TrainConfig, config_from_json, config_to_json
 from multiserverrl.train.task import Task
+from tests.train.fakes import train_here
 from tests.train.plugged import plug_in
 
 TASK = Task(obs_shape=(4,), num_actions=2)
@@ -40,6 +42,11 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_algorithm_of_another_package_is_found_by_its_name() -> None:
     algorithm = algorithm_for(TrainConfig(algorithm="linear-q", options={"features": 10}), TASK)
     assert algorithm.weights_fields["q"] == ("float32", (10, 2))
+
+
+def test_the_example_learns_cartpole_in_seconds(tmp_path: Path) -> None:
+    config = TrainConfig(algorithm="linear-q", options={"features": 400}, stop_at_return=150.0, eval_episodes=10)
+    assert train_here(config, lambda: gymnasium.make("CartPole-v1"), 32, tmp_path, limit_s=30.0).best >= 150.0
 
 
 def test_an_unknown_name_is_refused_with_those_that_there_are() -> None:
