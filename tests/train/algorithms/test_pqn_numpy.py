@@ -82,3 +82,13 @@ def test_what_is_published_has_the_declared_fields() -> None:
     found = NumpyArithmetic(CONFIG, TASK).weights()
     assert {name: (str(array.dtype), array.shape) for name, array in found.items()} == fields
     assert list(found) == list(fields)
+
+
+def test_idle_weights_leave_no_denormals_in_the_moments() -> None:
+    arithmetic, rng = NumpyArithmetic(CONFIG, TASK), np.random.default_rng(0)
+    obs = np.zeros((8, 4), np.float32)  # the first layer's weights get no gradient
+    for _ in range(1200):
+        arithmetic.descend(obs, rng.integers(0, 3, 8), rng.normal(size=8).astype(np.float32), 1e-3)
+    for moment in ("first", "second"):
+        values = np.abs(arithmetic.state()[f"radam.{moment}.encoder.layer0.weight"])
+        assert (values > np.finfo(np.float32).tiny).all()
