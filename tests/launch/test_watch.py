@@ -206,6 +206,15 @@ def test_updates_that_were_lost_with_a_learner_are_no_other_ratio() -> None:
     assert story.goes_on(60.0, lambda vitals: replace(vitals, updates=vitals.updates - 2000)) == []
 
 
+def test_what_a_resumed_run_had_inserted_before_is_no_other_ratio() -> None:
+    def resumed(vitals: Vitals) -> Vitals:
+        return replace(
+            vitals, inserted=0.0 if vitals.now_s < 5.0 else vitals.inserted + 1e6, updates=vitals.updates + 1e5
+        )
+
+    assert Story().goes_on(60.0, resumed) == []
+
+
 def test_an_evaluator_that_evaluates_nothing_for_long_is_told() -> None:
     def endless(vitals: Vitals) -> Vitals:
         return replace(vitals, evaluated_version=1000, evaluated_at_s=10.0)

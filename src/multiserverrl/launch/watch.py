@@ -269,7 +269,7 @@ class Watch:
             self._published.popleft()
         if self._learned and (vitals.updates < self._learned[-1][2] or vitals.inserted < self._learned[-1][1]):
             self._learned.clear()  # a learner that was started again
-        if vitals.updates > 0:
+        if vitals.updates > 0 and vitals.inserted > 0:  # a resumed run has updates before it counts what it inserted
             self._learned.append((now_s, vitals.inserted, vitals.updates))
         while len(self._learned) > 1 and now_s - self._learned[1][0] >= self.limits.ratio_s:
             self._learned.popleft()
