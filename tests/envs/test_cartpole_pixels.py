@@ -119,7 +119,14 @@ def test_served_it_is_as_it_is_here() -> None:
 
 @pytest.mark.long
 def test_the_trainer_learns_from_what_is_rendered(tmp_path: Path) -> None:
-    flags = ["--stop-at-return", "100", "--run-dir", str(tmp_path / "run")]  # at random it is 22
+    flags = [
+        "--stop-at-return",
+        "100",
+        "--confirm-episodes",
+        "0",
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]  # at random it is 22
     command = [sys.executable, "-m", "multiserverrl", "train", CARTPOLE_PIXELS, *flags]
     subprocess.run(command, capture_output=True, timeout=240, check=True)
     assert json.loads((tmp_path / "run" / "result.json").read_text("utf-8"))["solved"]
