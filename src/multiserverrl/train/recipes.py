@@ -28,11 +28,11 @@ RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {
         "epsilon_start": 1.0, "epsilon_end": 0.05, "epsilon_steps": 100_000,
     },
     ("pqn", "CartPole-v1"): {
-        "count": 64, "inference": "explorer", "rollout_steps": 8, "epochs": 8, "learning_rate": 1e-3,
+        "count": 32, "inference": "explorer", "epochs": 8, "learning_rate": 1e-3,
         "learning_rate_steps": 60_000, "epsilon_start": 0.5, "epsilon_end": 0.02, "epsilon_steps": 10_000,
     },
     ("pqn", "LunarLander-v3"): {
-        "count": 32, "inference": "explorer", "minibatches": 8, "learning_rate": 7e-4, "learning_rate_steps": 220_000,
+        "count": 32, "inference": "explorer", "minibatches": 16, "learning_rate_steps": 220_000,
         "epsilon_steps": 60_000, "confirm_episodes": 100,
     },
 }  # fmt: skip
