@@ -79,7 +79,7 @@ def rates_of(port: int, mode: str, flags: list[str], seconds: float) -> dict[str
     steps = last["env_steps"] - first["env_steps"]
     return {
         "steps_per_s": steps / (last["wall_s"] - first["wall_s"]),
-        "batch": float(last.get("inference_batch") or 0.0),
+        "batch": float(last.get("batch_rows") or 0.0),
     }
 
 

@@ -24,7 +24,10 @@ OF_ROLLOUTS = [
     "--stop-at-return", "1e9",
 ]  # fmt: skip
 OF_THE_CLOCK = ("wall_s",)
-OF_ONE_PROCESS = ("mean_return",)  # over the last 100 episodes that this explorer has seen
+OF_ONE_PROCESS = (
+    "mean_return",
+    "inference",
+)  # what it has seen
 
 
 def start(directory: Path, *flags: str, begun_with: list[str] = FLAGS) -> subprocess.Popen[bytes]:

@@ -153,6 +153,7 @@ def _result(ending: Ending, plan: RunPlan) -> dict[str, Any]:
         "episodes": status.episodes,
         "mean_return": status.mean_return,
         "faults": status.faults,
+        "inference": status.inference,
         "first_step_unix_s": clock.first_step_unix_s(),
         "ended_unix_s": round(time.time(), 3),
     }
