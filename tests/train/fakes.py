@@ -27,6 +27,8 @@ from multiserverrl.train.replay import new_arrays
 from multiserverrl.train.stores import store_layout
 from multiserverrl.train.task import Task, task_of
 
+HANGS_S = 240.0  # a run that takes seconds on a quiet machine
+
 
 def store_arrays(config: TrainConfig, task: Task) -> dict[str, np.ndarray]:
     """What a run's store lies in, in this process's own memory."""
@@ -285,11 +287,10 @@ def train_here(
     num_envs: int,
     directory: Path,
     *,
-    limit_s: float,
     max_env_steps: float = np.inf,
     borrows_envs: bool = False,
 ) -> Outcome:
-    """A whole run in threads: until the evaluation passes, episodes or env steps are used up, or `limit_s` is over."""
+    """A whole run in threads: until the evaluation passes, episodes or env steps are used up, or it seems to hang."""
     run, counters, weights, steps, actions = (
         FakeRun({"learner", "inference"}), FakeCounters(), FakeWeights(), FakeSteps(), FakeActions(),
     )  # fmt: skip
@@ -319,7 +320,7 @@ def train_here(
     with _threads(roles, run):
         while not run.wait_until_stopped(0.05):
             if (
-                time.monotonic() - began_s > limit_s
+                time.monotonic() - began_s > HANGS_S
                 or counters.get("env_steps") >= max_env_steps
                 or counters.get("explorers_finished")
             ):

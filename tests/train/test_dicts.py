@@ -121,7 +121,7 @@ def test_what_picture_and_number_say_together_is_learned(tmp_path: Path) -> None
         n_step=1, gamma=0.0, reward_scale=1.0, warmup_steps=100, buffer_size=3000, batch_size=32, hidden="32",
         eval_episodes=4, stop_at_return=5.0, learning_rate=1e-3, epsilon_steps=1000,
     )  # fmt: skip
-    assert train_here(config, Signal, 8, tmp_path, limit_s=30.0).best == 5.0
+    assert train_here(config, Signal, 8, tmp_path).best == 5.0
     checkpoint = load_newest(tmp_path / "checkpoints")
     assert checkpoint is not None
     store = store_for(config, algorithm_for(config, task()), store_arrays(config, task()))

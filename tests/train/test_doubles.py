@@ -33,7 +33,7 @@ def recurrent() -> TrainConfig:
 
 
 def test_a_recurrent_algorithm_learns_what_needs_a_memory(tmp_path: Path) -> None:
-    outcome = train_here(recurrent(), Cue, 8, tmp_path, limit_s=20.0)
+    outcome = train_here(recurrent(), Cue, 8, tmp_path)
     assert outcome.best == 1.0
     policy = load_policy(tmp_path / "policy.safetensors")
     assert greedy_returns(local_envs(Cue, 4), policy, 40, seed=1).mean() > 0.95
@@ -43,14 +43,14 @@ def test_a_recurrent_algorithm_learns_what_needs_a_memory(tmp_path: Path) -> Non
 
 def test_with_its_state_zeroed_at_each_step_it_does_not(tmp_path: Path) -> None:
     config = replace(recurrent(), options={"forget": True})
-    outcome = train_here(config, Cue, 8, tmp_path, limit_s=20.0, max_env_steps=3000)
+    outcome = train_here(config, Cue, 8, tmp_path, max_env_steps=3000)
     assert outcome.counters.get("updates") > 300
     assert outcome.best < 0.95
 
 
 def test_a_continuous_algorithm_learns_to_reach(tmp_path: Path) -> None:
     config = TrainConfig(algorithm="quadratic", n_step=1, stop_at_return=-0.001, **COMMON)
-    assert train_here(config, Reach, 8, tmp_path, limit_s=20.0).best >= -0.001
+    assert train_here(config, Reach, 8, tmp_path).best >= -0.001
     policy = load_policy(tmp_path / "policy.safetensors")
     np.testing.assert_allclose(policy.weights["K"], [[0.8, -0.5]], atol=0.1)
 
@@ -58,7 +58,7 @@ def test_a_continuous_algorithm_learns_to_reach(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prioritised", [False, True])
 def test_sequences_can_be_prioritised(tmp_path: Path, prioritised: bool) -> None:
     config = replace(recurrent(), prioritised=prioritised, stop_at_return=0.99)
-    assert train_here(config, Cue, 8, tmp_path, limit_s=20.0).best >= 0.99
+    assert train_here(config, Cue, 8, tmp_path).best >= 0.99
 
 
 def test_the_first_request_of_an_own_copy_has_a_state_of_zeros() -> None:

@@ -67,7 +67,7 @@ def test_a_chain_is_learned_in_seconds(settings: dict[str, Any], tmp_path: Path)
     task = task_of(Chain.observation_space, Chain.action_space)
     fresh = Policy(config, task, algorithm_for(config, task).init().weights(), 0)
     assert greedy_returns(local_envs(Chain, 2), fresh, 4, seed=0).tolist() == [0.0] * 4
-    outcome = train_here(config, Chain, 8, tmp_path, limit_s=30.0)
+    outcome = train_here(config, Chain, 8, tmp_path)
     assert outcome.best == 1.0
     policy = load_policy(tmp_path / "policy.safetensors")
     assert greedy_returns(local_envs(Chain, 2), policy, 4, seed=0).tolist() == [1.0] * 4
@@ -80,7 +80,7 @@ def test_a_chain_is_learned_from_rollouts_alone(tmp_path: Path, backend: str) ->
         algorithm="pqn", backend=backend, hidden="32", reward_scale=1.0, epsilon_start=1.0, epsilon_end=0.2,
         epsilon_steps=2000, rollout_steps=8, minibatches=2, eval_episodes=4, stop_at_return=1.0,
     )  # fmt: skip
-    outcome = train_here(config, Chain, 8, tmp_path, limit_s=30.0)
+    outcome = train_here(config, Chain, 8, tmp_path)
     assert outcome.best == 1.0
     policy = load_policy(tmp_path / "policy.safetensors")
     assert greedy_returns(local_envs(Chain, 2), policy, 4, seed=0).tolist() == [1.0] * 4
@@ -91,12 +91,12 @@ def test_one_env_is_shared_with_the_evaluator(tmp_path: Path) -> None:
         hidden="16", n_step=3, reward_scale=1.0, epsilon_start=1.0, epsilon_end=0.2, epsilon_steps=1000,
         warmup_steps=50, buffer_size=5000, batch_size=32, eval_episodes=1, stop_at_return=1.0, eval_every_s=0.05,
     )  # fmt: skip
-    assert train_here(config, Chain, 1, tmp_path, limit_s=30.0, borrows_envs=True).best == 1.0
+    assert train_here(config, Chain, 1, tmp_path, borrows_envs=True).best == 1.0
 
 
 def test_a_run_ends_when_the_episodes_are_used_up(tmp_path: Path) -> None:
     config = TrainConfig(hidden="8", warmup_steps=10, buffer_size=100, episodes=3)
-    counters = train_here(config, Chain, 5, tmp_path, limit_s=30.0).counters
+    counters = train_here(config, Chain, 5, tmp_path).counters
     assert counters.get("explorers_finished") == 1
     assert counters.get("episodes") == 15
 
@@ -173,7 +173,7 @@ def test_a_rollout_holds_steps_of_at_most_two_versions_of_the_weights(
 
     monkeypatch.setattr(RolloutStore, "batch", noted)
     config = TrainConfig(algorithm="pqn", hidden="8", rollout_steps=6, eval_episodes=1)
-    train_here(config, Chain, 8, tmp_path, limit_s=30.0, max_env_steps=4000)
+    train_here(config, Chain, 8, tmp_path, max_env_steps=4000)
     assert len(seen) > 20
     assert max(seen) <= 2
 

@@ -46,7 +46,7 @@ def test_an_algorithm_of_another_package_is_found_by_its_name() -> None:
 
 def test_the_example_learns_cartpole_in_seconds(tmp_path: Path) -> None:
     config = TrainConfig(algorithm="linear-q", options={"features": 400}, stop_at_return=150.0, eval_episodes=10)
-    assert train_here(config, lambda: gymnasium.make("CartPole-v1"), 32, tmp_path, limit_s=30.0).best >= 150.0
+    assert train_here(config, lambda: gymnasium.make("CartPole-v1"), 32, tmp_path).best >= 150.0
 
 
 def test_an_unknown_name_is_refused_with_those_that_there_are() -> None:

@@ -62,7 +62,7 @@ class Marked(Quadrants):
 
 @pytest.mark.parametrize("make_env", [Quadrants, Marked])
 def test_what_is_seen_is_learned_from_in_seconds(make_env: Callable[[], Quadrants], tmp_path: Path) -> None:
-    assert train_here(CONFIG, make_env, 8, tmp_path, limit_s=40.0).best == 1.0
+    assert train_here(CONFIG, make_env, 8, tmp_path).best == 1.0
     policy = load_policy(tmp_path / "policy.safetensors")
     assert greedy_returns(local_envs(make_env, 4), policy, 40, seed=5).mean() > 0.9
 
@@ -70,6 +70,6 @@ def test_what_is_seen_is_learned_from_in_seconds(make_env: Callable[[], Quadrant
 @pytest.mark.cuda
 @pytest.mark.parametrize("make_env", [Quadrants, Marked])
 def test_a_gpu_learns_and_acts(make_env: Callable[[], Quadrants], cuda: Any, tmp_path: Path) -> None:
-    assert train_here(replace(CONFIG, device="cuda"), make_env, 8, tmp_path, limit_s=60.0).best == 1.0
+    assert train_here(replace(CONFIG, device="cuda"), make_env, 8, tmp_path).best == 1.0
     policy = load_policy(tmp_path / "policy.safetensors")
     assert greedy_returns(local_envs(make_env, 4), policy, 40, seed=5).mean() > 0.9
