@@ -26,7 +26,10 @@ HERE = Path(__file__).parent
 PEER_CURVES = HERE / "peers" / "minatar_breakout.json"
 MINATAR_AT = (200_000, 400_000, 600_000, 800_000, 1_000_000)
 PQN = ("--algorithm", "pqn")
-MINATAR_FLAGS = PQN
+MINATAR_FLAGS = (
+    *PQN, "--count", "32", "--rollout-steps", "32", "--epochs", "2", "--minibatches", "8", "--td-lambda", "0.65",
+    "--reward-scale", "1", "--learning-rate", "5e-4", "--epsilon-end", "0.01", "--eval-every-s", "30",
+)  # fmt: skip
 
 
 def solving(name: str, what: str, seeds: str, measure: Solve, *claims: Claim) -> Row:

@@ -17,7 +17,7 @@ from claims import Numbers
 from learner import one_start
 from multiserverrl.observe.metrics import read_metrics
 
-__all__ = ["Curve", "Pace", "Solve", "Updates", "at_steps", "column_at", "numbers_of"]
+__all__ = ["Curve", "Pace", "Solve", "Updates", "at_steps", "column_at", "how_far", "numbers_of"]
 
 COMMAND = [sys.executable, "-m", "multiserverrl"]
 BACKENDS = ("numpy", "torch")
@@ -47,7 +47,7 @@ class Solve:
             except subprocess.TimeoutExpired:
                 process.terminate()
                 process.wait(30.0)
-                return {"solved": 0.0}
+                return {"solved": 0.0, **how_far(run)}
             process_s = time.time() - began_s
             found = numbers_of(json.loads((run / "result.json").read_text()), began_s, process_s)
             if self.confirm and found["solved"]:
@@ -58,6 +58,18 @@ class Solve:
         command = [*COMMAND, "eval", str(run), "--episodes", str(self.confirm), "--json"]
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         return float(json.loads(told)["mean"])
+
+
+def how_far(run: Path) -> Numbers:
+    """What the last line of a run's metrics tells."""
+    path = run / "metrics.jsonl"
+    last = read_metrics(path)[-1:] if path.exists() else []
+    return {
+        name: float(line[name])
+        for line in last
+        for name in ("env_steps", "updates", "eval_mean")
+        if line[name] is not None
+    }
 
 
 def numbers_of(result: dict[str, Any], began_s: float, process_s: float) -> Numbers:

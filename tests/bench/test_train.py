@@ -12,7 +12,7 @@ import pytest
 import train
 from claims import seeds_of
 from train import ROWS, of_peer
-from train_runs import at_steps, column_at, numbers_of
+from train_runs import at_steps, column_at, how_far, numbers_of
 
 SCRIPT = Path(train.__file__)
 
@@ -53,6 +53,13 @@ def test_a_solved_runs_times_are_counted_from_the_shell() -> None:
         "eval_mean": 480.0,
     }  # fmt: skip
     assert "wall_s" not in numbers_of({**result, "solved": False}, began_s=100.0, process_s=3.0)
+
+
+def test_a_run_that_took_too_long_says_how_far_it_came(tmp_path: Path) -> None:
+    assert how_far(tmp_path) == {}
+    lines = [{"env_steps": 100, "updates": 0, "eval_mean": None}, {"env_steps": 900, "updates": 50, "eval_mean": None}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert how_far(tmp_path) == {"env_steps": 900.0, "updates": 50.0}
 
 
 def test_a_curve_is_read_at_the_first_point_that_is_far_enough() -> None:
