@@ -16,9 +16,12 @@ OF_THE_WALL = {
 # Who reads it, and what for: to name a run's directory, and to say when something was.
 MAY_READ = {
     ("launch/records.py", "begin_run"): "the name of the run's directory",
+    ("launch/runlog.py", "evaluation"): "shown in evaluations.jsonl",
     ("launch/status.py", "first_step_unix_s"): "shown in result.json",
     ("launch/status.py", "read"): "shown in the status",
     ("launch/training.py", "_result"): "shown in result.json",
+    ("observe/eventfile.py", "__init__"): "the name of TensorBoard's file",
+    ("observe/eventfile.py", "write"): "shown by TensorBoard",
     ("observe/rundir.py", "default_path"): "the name of the run's directory",
 }
 

@@ -34,7 +34,7 @@ def test_a_row_that_is_not_there_is_refused_with_those_that_are() -> None:
     assert "no row W9; there are W1, " in found.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_row_can_be_measured_or_says_why_not() -> None:
     names = [line.split()[0] for line in run("--list").stdout.splitlines()]
     found = run()

@@ -39,6 +39,7 @@ SERVED_AS = {**REGISTERED, "ALE/Pong-v5": "ale_py:ALE/Pong-v5", **{env_id: env_i
 NUM_ENVS, SEED = 3, 5  # 3 envs on 2 env workers
 SHORT, FEW_STEPS, MOST_STEPS = 6, 20, 1000
 SLOW_TO_DRAW = {"CarRacing-v3": 150}  # 6 ms a step
+WHOLE = [pytest.param(env_id, marks=pytest.mark.long if env_id in SLOW_TO_DRAW else ()) for env_id in SERVED_AS]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*The environment CartPole-v0 is out of date:DeprecationWarning")
 
@@ -135,7 +136,7 @@ def steps_of_an_episode(env_id: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("env_id", SERVED_AS)
+@pytest.mark.parametrize("env_id", WHOLE)
 def test_a_remote_env_is_equal_for_a_whole_episode(url: str, env_id: str) -> None:
     twins, num_steps = Twins(url, env_id), steps_of_an_episode(env_id)
     num_ends = num_ends_of_equals(twins.remote, twins.local, told_by, num_steps)
@@ -144,7 +145,7 @@ def test_a_remote_env_is_equal_for_a_whole_episode(url: str, env_id: str) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name.lower())
-@pytest.mark.parametrize("env_id", SERVED_AS)
+@pytest.mark.parametrize("env_id", WHOLE)
 def test_remote_envs_are_equal_for_a_whole_episode(url: str, env_id: str, mode: AutoresetMode) -> None:
     twins, num_steps = Twins(url, env_id), SLOW_TO_DRAW.get(env_id, steps_of_an_episode(env_id))
     num_ends_of_equals(partial(twins.remotes, mode), partial(twins.locals, mode), told_by_all, num_steps)

@@ -29,7 +29,7 @@ def dqn(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         del sys.modules[name]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_server_and_client_learn_cartpole() -> None:
     port = str(free_ports(4))
     with running(FOLDER, "server.py", "--port", port, "--count", "4"):
