@@ -197,12 +197,16 @@ class TrainConfig:
         return tuple(int(size) for size in self.hidden.split(","))
 
 
-_OF_REPLAY = (
+_OF_DQN = (
     "n_step", "batch_size", "target_update", "buffer_size", "warmup_steps", "replay_ratio", "publish_every",
-    "prioritised", "dueling", "noisy", "distributional",
+    "prioritised", "priority_exponent", "importance_start", "importance_steps", "double", "dueling", "head_hidden",
+    "noisy", "noisy_sigma", "distributional", "atoms", "v_min", "v_max", "adam_epsilon",
 )  # fmt: skip
 _OF_ROLLOUTS = ("rollout_steps", "td_lambda", "epochs", "minibatches")
-_OF_OTHERS = {"dqn": _OF_ROLLOUTS, "rainbow": _OF_ROLLOUTS, "pqn": _OF_REPLAY}  # what an algorithm has no use for
+_OF_SEQUENCES = ("sequence_length",)
+_OF_OTHERS = {  # what an algorithm has no use for
+    "dqn": _OF_ROLLOUTS + _OF_SEQUENCES, "rainbow": _OF_ROLLOUTS + _OF_SEQUENCES, "pqn": _OF_DQN + _OF_SEQUENCES,
+}  # fmt: skip
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 _AT_LEAST_ONE = (
     "explorers", "n_step", "learning_rate_steps", "batch_size", "target_update", "epsilon_steps", "buffer_size",
