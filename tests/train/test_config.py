@@ -167,6 +167,7 @@ def test_every_setting_is_checked() -> None:
         ("--inference", {"inference": "everywhere"}),
         ("--exploration", {"exploration": "boltzmann"}),
         ("--explorers", {"explorers": 2, "deterministic": True}),
+        ("--device", {"device": "cuda", "deterministic": True}),
         ("--barrier-steps", {"barrier_steps": 0}),
         ("--epsilon-base", {"epsilon_base": 1.5}),
     ],

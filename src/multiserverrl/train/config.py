@@ -144,6 +144,8 @@ class TrainConfig:
             _require(self, name, getattr(self, name) in choices, f"must be one of: {', '.join(choices)}")
         is_possible = self.device != "cuda" or self.backend != "numpy"
         _require(self, "device", is_possible, "needs --backend torch: NumPy computes on the CPU")
+        is_possible = self.device != "cuda" or not self.deterministic
+        _require(self, "device", is_possible, "cannot be with --deterministic: a GPU adds up in any order")
         _require(
             self,
             "explorers",
@@ -195,6 +197,11 @@ class TrainConfig:
     def hidden_sizes(self) -> tuple[int, ...]:
         """ "128,128" → (128, 128)."""
         return tuple(int(size) for size in self.hidden.split(","))
+
+    @property
+    def torch_device(self) -> str:
+        """`--device`; bit-equal runs compute on the CPU, since a GPU's atomic additions come in any order."""
+        return "cpu" if self.deterministic else self.device
 
 
 _OF_DQN = (

@@ -65,7 +65,7 @@ class DQN:
     def prepare(self, weights: Weights) -> Any:
         if self.network.is_plain:
             return weights
-        self._device = self._device or open_device(self.config.device, self.config.torch_threads)
+        self._device = self._device or open_device(self.config.torch_device, self.config.torch_threads)
         return weights_on({name: weights[name] for name in self.weights_fields}, self._device)
 
     def act(self, weights: Any, obs: Array, extras: Batch, explore: Explore, rng: np.random.Generator) -> Acted:
@@ -115,7 +115,7 @@ class DQNLearner:
         import torch
 
         self.config, self.task, self.network = config, task, QNetwork(config, task)
-        self.device = open_device(config.device, config.torch_threads)
+        self.device = open_device(config.torch_device, config.torch_threads)
         fresh = weights_on(self.network.fresh(np.random.default_rng([config.seed, 0])), self.device)
         self.online = {name: tensor.requires_grad_() for name, tensor in fresh.items()}
         self.target = {name: tensor.detach().clone() for name, tensor in fresh.items()}
