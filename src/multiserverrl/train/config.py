@@ -68,8 +68,12 @@ class TrainConfig:
     gamma: float = setting(0.99, "discount per step")
     reward_scale: float = setting(0.05, "rewards are multiplied by this before they are learned from")
     learning_rate: float = setting(2e-3, "Adam's learning rate at the start")
-    learning_rate_end: float = setting(0.1, "fraction of the learning rate that is left after its decay")
-    learning_rate_steps: int = setting(60_000, "the learning rate decays over this many steps", unit="env steps")
+    learning_rate_end: float = setting(0.1, "fraction of the learning rate that it does not fall below")
+    learning_rate_steps: int = setting(
+        60_000,
+        "the learning rate falls evenly, to reach 0 after this many (but for --learning-rate-end)",
+        unit="env steps",
+    )
     adam_epsilon: float = setting(1e-8, "Adam's epsilon: larger ones calm steps where gradients are small")
     max_grad_norm: float = setting(0.0, "longer gradients are shortened to this; 0: never")
     batch_size: int = setting(128, "transitions in an update")
