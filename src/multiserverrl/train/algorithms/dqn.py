@@ -173,11 +173,12 @@ class DQNLearner:
         """Online weights that learn, online ones that choose, target ones: each with noise of its own.
 
         Fortunato et al. (ICLR 2018), section 3.1. The update's number names the noise: no generator is to be kept.
+        It is of a stream (the last number) of its own: those from 1 on are of the groups that act (`exploration_rng`).
         """
         sources: list[Mapping[str, torch.Tensor]] = [self.online, self.online, self.target]
         if not self.config.noisy:
             return sources
-        rng = np.random.Generator(np.random.Philox(key=self.config.seed, counter=[0, 0, self.updates, 1]))
+        rng = np.random.Generator(np.random.Philox(key=self.config.seed, counter=[0, 0, self.updates, 0]))
         head = self.network.head
         return [head.with_noise(weights, weights_on(head.noise(rng), self.device)) for weights in sources]
 
