@@ -72,6 +72,13 @@ def test_without_recipe_the_defaults_count(tmp_path: Path) -> None:
     assert asked_settings({"env_id": "Acrobot-v1"}, file_with(tmp_path, "recipe = false")) == asked
 
 
+def test_rainbow_without_recipe_is_rainbow() -> None:
+    config = asked_settings({"algorithm": "rainbow", "recipe": False, "noisy": False}).train
+    parts = config.double, config.dueling, config.prioritised, config.distributional, config.n_step, config.noisy
+    assert parts == (True, True, True, "c51", 3, False), "but for what a flag takes away"
+    assert config.adam_epsilon == TrainConfig.adam_epsilon
+
+
 def test_a_value_of_the_file_that_cannot_work_is_refused_by_flag_and_file(tmp_path: Path) -> None:
     file = file_with(tmp_path, "gamma = 1.5")
     with pytest.raises(ConfigError, match=r"^.*mine\.toml: --gamma is 1\.5"):

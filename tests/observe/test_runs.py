@@ -147,6 +147,15 @@ def test_the_list_is_a_line_a_run_under_its_heads(runs: Path) -> None:
     assert len(rest) == 3
 
 
+def test_nothing_that_a_runs_files_hold_steers_the_terminal(tmp_path: Path) -> None:
+    begun(tmp_path / "one", env_id="Evil\x1b]0;title\x07\nv1", note="\x1b[2J").close()
+    begun(tmp_path / "two").close()
+    for found in (find_runs([tmp_path]), find_runs([tmp_path / "one", tmp_path / "two"])):
+        text = runs_text(found)
+        assert "Evil" in text
+        assert all(line.isprintable() for line in text.split("\n"))
+
+
 def test_the_command_prints_runs_and_names_what_it_passes_over(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", str(runs)]) == 0
     out, err = capsys.readouterr()

@@ -105,6 +105,28 @@ def test_dqn_refuses_what_only_rollouts_give_a_meaning(setting: str, value: floa
         TrainConfig(**{setting: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [
+        ("pqn", {"double": False}),
+        ("pqn", {"head_hidden": 64}),
+        ("pqn", {"noisy_sigma": 0.1}),
+        ("pqn", {"atoms": 21}),
+        ("pqn", {"v_max": 50.0}),
+        ("pqn", {"adam_epsilon": 1e-4}),
+        ("pqn", {"priority_exponent": 0.7}),
+        ("pqn", {"importance_start": 0.6}),
+        ("pqn", {"importance_steps": 10}),
+        ("pqn", {"sequence_length": 8}),
+        ("rainbow", {"sequence_length": 8}),
+    ],
+)
+def test_no_algorithm_takes_a_setting_that_it_would_not_look_at(algorithm: str, settings: dict[str, Any]) -> None:
+    [setting] = settings
+    with pytest.raises(ConfigError, match=f"{flag_name(setting)} is .*has no meaning with --algorithm {algorithm}"):
+        TrainConfig(algorithm=algorithm, **settings)
+
+
 def test_json_with_an_unknown_setting_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="lerning_rate"):
         config_from_json(b'{"lerning_rate": 1}')
@@ -145,6 +167,7 @@ def test_every_setting_is_checked() -> None:
         ("--inference", {"inference": "everywhere"}),
         ("--exploration", {"exploration": "boltzmann"}),
         ("--explorers", {"explorers": 2, "deterministic": True}),
+        ("--device", {"device": "cuda", "deterministic": True}),
         ("--barrier-steps", {"barrier_steps": 0}),
         ("--epsilon-base", {"epsilon_base": 1.5}),
     ],

@@ -202,6 +202,15 @@ def test_an_evaluation_that_passed_is_judged_by_the_episodes_that_confirm_it(epi
     assert [(found.episodes, found.mean) for found in evaluations.reported] == [(episodes or 6, mean)]
 
 
+def test_the_episodes_that_confirm_an_evaluation_are_others_than_it_passed_by() -> None:
+    run, counters, script = FakeRun(set()), FakeCounters(), Script(num_envs=3)
+    evaluations = ListedEvaluations(run, stop_at=-np.inf)
+    config = dataclasses.replace(CONFIG, stop_at_return=8.0, confirm_episodes=6)
+    run_evaluator(config, TASK, script.open, published(), evaluations, counters.row("v"), run.control("v"))
+    opened, judged, confirmed = script.seeds
+    assert opened == judged != confirmed
+
+
 def test_an_evaluation_that_failed_needs_no_confirmation() -> None:
     run, counters, script = FakeRun(set()), FakeCounters(), Script(num_envs=3)
     evaluations = ListedEvaluations(run, stop_at=-np.inf)

@@ -351,7 +351,12 @@ def test_an_explorer_whose_envs_are_lent_when_it_starts_again_waits_for_them() -
     assert counters.get("lent") == 0
 
 
-def test_actions_are_asked_for_with_the_stacks_that_are_learned_from() -> None:
+@pytest.mark.parametrize(
+    "trouble",
+    [{"faults": {6: [0]}}, {"broken": {6: [("reward", 0, np.nan)]}}],
+    ids=["a fault", "a reward that is not finite"],
+)
+def test_actions_are_asked_for_with_the_stacks_that_are_learned_from(trouble: dict[str, Any]) -> None:
     task = TASK.stacked(3)
     config, asked = TrainConfig(frame_stack=3, n_step=1, buffer_size=100, warmup_steps=1), []
 
@@ -359,7 +364,7 @@ def test_actions_are_asked_for_with_the_stacks_that_are_learned_from() -> None:
         asked.append(stacks.copy())
         return np.zeros(len(stacks))
 
-    run, script = FakeRun(set()), Script(faults={6: [0]})
+    run, script = FakeRun(set()), Script(**trouble)
     steps = ListedSteps(run, stop_after=16)
     group = ExplorerGroup(0, script.open, ScriptedActions(choose))
     run_explorer(config, task, [group], steps, FakeCounters().row("explorer"), run.control("explorer"))

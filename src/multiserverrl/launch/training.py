@@ -73,7 +73,6 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress, recipe:
             raise ConfigError("--deterministic needs an env for evaluation beside the one that explores: --count 2")
         if config.stop_at_return is None:
             config = dataclasses.replace(config, stop_at_return=place.reward_threshold)
-        algorithm_for(config, place.task)  # refuses what it cannot learn, before there is a run directory
         run_dir, owner = begin_run(launch, config, place, seats, earlier, git.state())
         stack.callback(run_dir.close)
         if seats.is_borrowed:

@@ -68,8 +68,12 @@ class TrainConfig:
     gamma: float = setting(0.99, "discount per step")
     reward_scale: float = setting(0.05, "rewards are multiplied by this before they are learned from")
     learning_rate: float = setting(2e-3, "Adam's learning rate at the start")
-    learning_rate_end: float = setting(0.1, "fraction of the learning rate that is left after its decay")
-    learning_rate_steps: int = setting(60_000, "the learning rate decays over this many steps", unit="env steps")
+    learning_rate_end: float = setting(0.1, "fraction of the learning rate that it does not fall below")
+    learning_rate_steps: int = setting(
+        60_000,
+        "the learning rate falls evenly, to reach 0 after this many (but for --learning-rate-end)",
+        unit="env steps",
+    )
     adam_epsilon: float = setting(1e-8, "Adam's epsilon: larger ones calm steps where gradients are small")
     max_grad_norm: float = setting(0.0, "longer gradients are shortened to this; 0: never")
     batch_size: int = setting(128, "transitions in an update")
@@ -144,6 +148,8 @@ class TrainConfig:
             _require(self, name, getattr(self, name) in choices, f"must be one of: {', '.join(choices)}")
         is_possible = self.device != "cuda" or self.backend != "numpy"
         _require(self, "device", is_possible, "needs --backend torch: NumPy computes on the CPU")
+        is_possible = self.device != "cuda" or not self.deterministic
+        _require(self, "device", is_possible, "cannot be with --deterministic: a GPU adds up in any order")
         _require(
             self,
             "explorers",
@@ -196,13 +202,22 @@ class TrainConfig:
         """ "128,128" → (128, 128)."""
         return tuple(int(size) for size in self.hidden.split(","))
 
+    @property
+    def torch_device(self) -> str:
+        """`--device`; bit-equal runs compute on the CPU, since a GPU's atomic additions come in any order."""
+        return "cpu" if self.deterministic else self.device
 
-_OF_REPLAY = (
+
+_OF_DQN = (
     "n_step", "batch_size", "target_update", "buffer_size", "warmup_steps", "replay_ratio", "publish_every",
-    "prioritised", "dueling", "noisy", "distributional",
+    "prioritised", "priority_exponent", "importance_start", "importance_steps", "double", "dueling", "head_hidden",
+    "noisy", "noisy_sigma", "distributional", "atoms", "v_min", "v_max", "adam_epsilon",
 )  # fmt: skip
 _OF_ROLLOUTS = ("rollout_steps", "td_lambda", "epochs", "minibatches")
-_OF_OTHERS = {"dqn": _OF_ROLLOUTS, "rainbow": _OF_ROLLOUTS, "pqn": _OF_REPLAY}  # what an algorithm has no use for
+_OF_SEQUENCES = ("sequence_length",)
+_OF_OTHERS = {  # what an algorithm has no use for
+    "dqn": _OF_ROLLOUTS + _OF_SEQUENCES, "rainbow": _OF_ROLLOUTS + _OF_SEQUENCES, "pqn": _OF_DQN + _OF_SEQUENCES,
+}  # fmt: skip
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 _AT_LEAST_ONE = (
     "explorers", "n_step", "learning_rate_steps", "batch_size", "target_update", "epsilon_steps", "buffer_size",

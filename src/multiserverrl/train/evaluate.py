@@ -35,6 +35,7 @@ VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
 POLL_S = 0.02
 HEAD_START_S = 3.0  # of evaluation that a run may have beyond its share of the time
 MOST_BROKEN = 10  # episodes, beyond as many as are to be played
+_JUDGES, _CONFIRMS = (3,), (3, 1)  # which episodes: streams of random numbers
 
 
 def greedy_returns(
@@ -94,7 +95,7 @@ def run_evaluator(
     `confirm_episodes` more where they are asked for), no more.
 
     All evaluations of a run begin with the same seed: each env's first episode begins in the same state every time, the
-    later ones as far as its random numbers have not been used otherwise.
+    later ones as far as its random numbers have not been used otherwise. Those that confirm begin with another.
 
     The best snapshot by its mean is at `policy_path`, of equally good ones the newest. The best of many evaluations is
     in part the luckiest, so its mean is above what it will reach (`eval` plays other episodes); one that passed is kept
@@ -148,9 +149,9 @@ def _next_barrier(config: TrainConfig, counters: Counters, control: Control) -> 
 
 def _returns(config: TrainConfig, places: _Places, policy: Policy) -> Array:
     """Of an evaluation; where it passed, those of the episodes that confirm it, alone: a lucky draw is none of them."""
-    returns = places.play(policy, config.eval_episodes)
+    returns = places.play(policy, config.eval_episodes, _JUDGES)
     if config.confirm_episodes and _passes(config, float(returns.mean())):
-        returns = places.play(policy, config.confirm_episodes)
+        returns = places.play(policy, config.confirm_episodes, _CONFIRMS)
     return returns
 
 
@@ -217,9 +218,10 @@ class _Places:
 
     def open(self) -> None:
         beat(self._counters, Doing.OPENING_ENVS)
-        self._envs, _ = open_envs(self._make_envs, self._seed(), self._task, self._config.reopen_s, self._control)
+        seed, patience_s = self._seed(_JUDGES), self._config.reopen_s
+        self._envs, _ = open_envs(self._make_envs, seed, self._task, patience_s, self._control)
 
-    def play(self, policy: Policy, episodes: int) -> Array:
+    def play(self, policy: Policy, episodes: int, which: tuple[int, ...]) -> Array:
         """Returns of so many episodes; lost envs are opened again and the evaluation begins anew. Raises Stopped."""
         if self._borrows:
             self._borrow()
@@ -228,7 +230,7 @@ class _Places:
                 self.open()
             assert self._envs is not None
             try:
-                returns = greedy_returns(self._envs, policy, episodes, self._seed(), self._is_stopping)
+                returns = greedy_returns(self._envs, policy, episodes, self._seed(which), self._is_stopping)
             except LOST:
                 self.close()
                 continue
@@ -260,9 +262,9 @@ class _Places:
         while self._counters.get("lent"):
             sleep_unless_stopping(POLL_S, self._control)
 
-    def _seed(self) -> int:
+    def _seed(self, which: tuple[int, ...]) -> int:
         """The same for every evaluation: they differ by their policies, and not by where their episodes begin."""
-        return int(np.random.SeedSequence([self._config.seed, 3]).generate_state(1)[0])
+        return int(np.random.SeedSequence([self._config.seed, *which]).generate_state(1)[0])
 
 
 def _newer_policy(config: TrainConfig, task: Task, weights: WeightsReader, version: int, control: Control) -> Policy:

@@ -267,7 +267,8 @@ class _Lane:
         if self._config.deterministic:  # the next actions are of weights that have learned from this step
             self._write(steps)
         if has_episodes:
-            self._request(steps.terminated | steps.truncated)  # before writing: it is worked on while we copy
+            # Before writing: it is worked on while we copy. The store's windows begin anew after invalid steps, too.
+            self._request(steps.terminated | steps.truncated | ~steps.valid)
         if not self._config.deterministic:
             self._write(steps)
         return has_episodes

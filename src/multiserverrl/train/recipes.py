@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["RECIPES", "Recipe", "recipe_for"]
+__all__ = ["RECIPES", "Recipe", "parts_of", "recipe_for"]
+
+_RAINBOW = {"dueling": True, "prioritised": True, "distributional": "c51", "noisy": True, "n_step": 3}
+_PARTS: dict[str, Mapping[str, Any]] = {"rainbow": _RAINBOW}  # what its name promises, with a recipe or without
 
 # (algorithm, env id; None: any) → what differs from the defaults; an env's recipe stands above the algorithm's own
 RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {
@@ -28,10 +31,7 @@ RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {
         "warmup_steps": 1_000, "replay_ratio": 0.3, "eval_every_s": 1.0,
         "stop_at_return": 225.0, "confirm_episodes": 100,  # then 200 is good for another 100
     },
-    ("rainbow", None): {
-        "dueling": True, "prioritised": True, "distributional": "c51", "noisy": True, "n_step": 3, "head_hidden": 128,
-        "adam_epsilon": 1.5e-4, "max_grad_norm": 10.0,
-    },
+    ("rainbow", None): {**_RAINBOW, "head_hidden": 128, "adam_epsilon": 1.5e-4, "max_grad_norm": 10.0},
     ("pqn", None): {
         "max_grad_norm": 10.0, "td_lambda": 0.95, "learning_rate": 5e-4, "learning_rate_steps": 1_000_000,
         "epsilon_start": 1.0, "epsilon_end": 0.05, "epsilon_steps": 100_000,
@@ -53,6 +53,11 @@ class Recipe:
 
     name: str
     settings: Mapping[str, Any]
+
+
+def parts_of(algorithm: str) -> Recipe:
+    """The settings without which the algorithm would be another, and no recipe."""
+    return Recipe("", _PARTS.get(algorithm, {}))
 
 
 def recipe_for(algorithm: str, env_id: str | None) -> Recipe:

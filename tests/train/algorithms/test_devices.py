@@ -65,6 +65,18 @@ def test_a_step_of_pqn_makes_no_tensor_on_another_device(seen: str, monkeypatch:
     assert loss.device.type == "meta"
 
 
+@pytest.mark.parametrize("algorithm", ["dqn", "pqn"])
+def test_a_deterministic_run_learns_and_acts_on_the_cpu_though_there_is_a_gpu(
+    algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    task = task_of(OBSERVATIONS["picture"], spaces.Discrete(2))
+    config = TrainConfig(algorithm=algorithm, hidden="8", deterministic=True)
+    chosen = algorithm_for(config, task)
+    weights = chosen.prepare(chosen.init().weights())
+    assert {tensor.device for tensor in weights.values()} == {torch.device("cpu")}
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("seen", OBSERVATIONS)
 def test_pqn_learns_the_same_on_a_gpu(seen: str, cuda: torch.device) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from multiserverrl.errors import ConfigError
+from multiserverrl.train.acting import exploration_rng
 from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.algorithms.dqn import DQN, DQNLearner, c51_losses, qr_losses
 from multiserverrl.train.algorithms.schedules import learning_rate_at
@@ -206,6 +207,15 @@ def test_an_updates_three_noises_differ_and_are_named_by_its_number() -> None:
     later = [weights[name].detach().numpy() for weights in learner._noisy_weights()]
     np.testing.assert_array_equal(first, again)
     assert len({array.tobytes() for array in (*first, *later)}) == 6
+
+
+def test_an_updates_noise_is_never_that_of_acting() -> None:
+    learner = DQNLearner(replace(TORCH, noisy=True), TASK)
+    name, head = "head.actions.layer0.weight", learner.network.head
+    weights = learner.weights()
+    acting = [exploration_rng(TORCH.seed, env_steps=0, stream=1 + group) for group in range(3)]
+    noisy = {np.asarray(head.with_noise(weights, head.noise(rng))[name]).tobytes() for rng in acting}
+    assert learner._noisy_weights()[0][name].detach().numpy().tobytes() not in noisy
 
 
 def test_gradients_are_shortened_to_their_greatest_length() -> None:

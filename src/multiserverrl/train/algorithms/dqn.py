@@ -65,7 +65,7 @@ class DQN:
     def prepare(self, weights: Weights) -> Any:
         if self.network.is_plain:
             return weights
-        self._device = self._device or open_device(self.config.device, self.config.torch_threads)
+        self._device = self._device or open_device(self.config.torch_device, self.config.torch_threads)
         return weights_on({name: weights[name] for name in self.weights_fields}, self._device)
 
     def act(self, weights: Any, obs: Array, extras: Batch, explore: Explore, rng: np.random.Generator) -> Acted:
@@ -115,7 +115,7 @@ class DQNLearner:
         import torch
 
         self.config, self.task, self.network = config, task, QNetwork(config, task)
-        self.device = open_device(config.device, config.torch_threads)
+        self.device = open_device(config.torch_device, config.torch_threads)
         fresh = weights_on(self.network.fresh(np.random.default_rng([config.seed, 0])), self.device)
         self.online = {name: tensor.requires_grad_() for name, tensor in fresh.items()}
         self.target = {name: tensor.detach().clone() for name, tensor in fresh.items()}
@@ -173,11 +173,12 @@ class DQNLearner:
         """Online weights that learn, online ones that choose, target ones: each with noise of its own.
 
         Fortunato et al. (ICLR 2018), section 3.1. The update's number names the noise: no generator is to be kept.
+        It is of a stream (the last number) of its own: those from 1 on are of the groups that act (`exploration_rng`).
         """
         sources: list[Mapping[str, torch.Tensor]] = [self.online, self.online, self.target]
         if not self.config.noisy:
             return sources
-        rng = np.random.Generator(np.random.Philox(key=self.config.seed, counter=[0, 0, self.updates, 1]))
+        rng = np.random.Generator(np.random.Philox(key=self.config.seed, counter=[0, 0, self.updates, 0]))
         head = self.network.head
         return [head.with_noise(weights, weights_on(head.noise(rng), self.device)) for weights in sources]
 

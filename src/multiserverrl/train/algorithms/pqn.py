@@ -180,7 +180,7 @@ class TorchNetwork:
     """`q_values` in torch, for every kind of observation."""
 
     def __init__(self, config: TrainConfig, task: Task) -> None:
-        self.device = open_device(config.device, config.torch_threads)
+        self.device = open_device(config.torch_device, config.torch_threads)
         self._encoder, self._task = encoder_for(config, task, layer_norm=True), task
 
     def forward(self, weights: Mapping[str, torch.Tensor], obs: Array) -> torch.Tensor:

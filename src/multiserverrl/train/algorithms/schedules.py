@@ -14,6 +14,6 @@ def epsilon_at(config: TrainConfig, env_steps: int) -> float:
 
 
 def learning_rate_at(config: TrainConfig, env_steps: int) -> float:
-    """From the start to `learning_rate_end` of it."""
+    """Towards 0, and never below `learning_rate_end` of where it began."""
     left = 1.0 - env_steps / config.learning_rate_steps
     return config.learning_rate * max(config.learning_rate_end, left)
