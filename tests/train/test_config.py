@@ -146,6 +146,7 @@ def test_every_setting_is_checked() -> None:
         ("--exploration", {"exploration": "boltzmann"}),
         ("--explorers", {"explorers": 2, "deterministic": True}),
         ("--barrier-steps", {"barrier_steps": 0}),
+        ("--inference-deadline-s.*at most 30 s", {"inference_deadline_s": 31.0}),
         ("--epsilon-base", {"epsilon_base": 1.5}),
     ],
 )
