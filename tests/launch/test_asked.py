@@ -79,6 +79,13 @@ def test_a_value_of_the_file_that_cannot_work_is_refused_by_flag_and_file(tmp_pa
     with pytest.raises(ConfigError, match=r"^--gamma is 1\.7"):
         asked_settings({"gamma": 1.7}, file)
     assert asked_settings({"gamma": 0.5}, file).train.gamma == 0.5
+def test_rainbow_has_its_parts_without_recipe_too_and_each_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "RECIPES", {("rainbow", None): {"dueling": True, "noisy": True}})
+    for has_recipe in (True, False):
+        asked = asked_settings({"algorithm": "rainbow", "recipe": has_recipe, "noisy": False})
+        assert asked.train == TrainConfig(algorithm="rainbow", dueling=True)
+
+
 
 
 @pytest.mark.parametrize("key", ["is_local", "env_ids"])

@@ -13,12 +13,11 @@ from multiserverrl.launch.config import DEFAULT_ENV_ID, LaunchConfig
 from multiserverrl.settings import flag_name, settings_of
 from multiserverrl.settingsfile import read_settings, settings_text
 from multiserverrl.train.config import TrainConfig
-from multiserverrl.train.recipes import Recipe, recipe_for
+from multiserverrl.train.recipes import Recipe, parts_of, recipe_for
 
 __all__ = ["Asked", "asked_settings", "config_text", "differences", "settings_of_run"]
 
 _HEAD = "# The effective settings of this run; `multiserverrl train --config FILE` reads them.\n"
-_NO_RECIPE = Recipe("", {})
 _KEPT_APART = ("env_id", "recipe", "run_dir", "resume")  # told of in words, or of one start alone
 
 
@@ -42,7 +41,8 @@ def asked_settings(flags: Mapping[str, Any], file: str | None = None) -> Asked:
         launch = LaunchConfig(**_of(LaunchConfig, given))
         if launch.resume is not None:
             return _resumed(given)
-        recipe = _recipe(launch, given.get("algorithm", TrainConfig.algorithm)) if launch.recipe else _NO_RECIPE
+        algorithm = given.get("algorithm", TrainConfig.algorithm)
+        recipe = _recipe(launch, algorithm) if launch.recipe else parts_of(algorithm)
         if launch.is_embedded and launch.count is None:
             launch = dataclasses.replace(launch, count=recipe.settings.get("count"))
         return Asked(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["RECIPES", "Recipe", "recipe_for"]
+__all__ = ["RECIPES", "Recipe", "parts_of", "recipe_for"]
 
 # (algorithm, env id; None: any) → what differs from the defaults; an env's recipe stands above the algorithm's own
 RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {
@@ -39,6 +39,8 @@ RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {
     },
 }  # fmt: skip
 
+NAMES = ("rainbow",)  # of algorithms that are their recipe: without it there would be nothing left of the name
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -54,3 +56,8 @@ def recipe_for(algorithm: str, env_id: str | None) -> Recipe:
     name = f"{algorithm} on {env_id}" if env_id is not None and of_env is not None else algorithm
     is_known = of_algorithm is not None or of_env is not None
     return Recipe(name if is_known else "", {**(of_algorithm or {}), **(of_env or {})})
+
+
+def parts_of(algorithm: str) -> Recipe:
+    """What counts without a recipe, too: rainbow has the parts of Rainbow, or it would be dqn by another name."""
+    return Recipe("", RECIPES.get((algorithm, None), {}) if algorithm in NAMES else {})
