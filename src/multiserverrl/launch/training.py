@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from multiserverrl.errors import CheckpointError, ConfigError, PeerError, RunError
-from multiserverrl.launch.asked import differences, settings_of_run
+from multiserverrl.launch.asked import all_settings, differences, settings_of_run
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.local import INTERRUPTED, SOLVED, USED_UP, Ending, LocalRun
 from multiserverrl.launch.places import Place, open_place
@@ -142,7 +142,9 @@ def _introduce(progress: Progress, plan: RunPlan) -> None:
 
 def _tell_settings(progress: Progress, launch: LaunchConfig, config: TrainConfig, recipe: str, path: Path) -> None:
     begun = f"recipe {recipe}; " if recipe else ""
-    progress.say(f"settings: {begun}{differences(launch, config)}; all of them: {path / 'config.toml'}")
+    progress.say(f"settings: {begun}{differences(launch, config)}; all of them, as in {path / 'config.toml'}:")
+    for line in all_settings(launch, config):
+        progress.say(f"  {line}")
 
 
 def _result(ending: Ending, plan: RunPlan) -> dict[str, Any]:
