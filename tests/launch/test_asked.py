@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from multiserverrl.errors import ConfigError
-from multiserverrl.launch.asked import Asked, asked_settings, config_text, differences
+from multiserverrl.launch.asked import (
+    Asked,
+    all_settings,
+    asked_settings,
+    config_text,
+    differences,
+    settings_of_run,
+)
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.observe.rundir import RunDir
 from multiserverrl.server.config import ServerConfig
@@ -114,6 +121,14 @@ def test_the_text_of_any_settings_reads_back_as_the_same_settings(tmp_path: Path
     train = TrainConfig(seed=3, learning_rate=1e-6, stop_at_return=1e9, hidden="7")
     again = asked_settings({}, file_with(tmp_path, config_text(launch, train)))
     assert again == Asked(replace(launch, recipe=False), train)
+
+
+def test_people_are_told_every_setting() -> None:
+    launch, train = LaunchConfig("Acrobot-v1", count=3), TrainConfig(hidden="7,8", algorithm="pqn")
+    lines = all_settings(launch, train)
+    told = dict(one.split(" ", 1) for one in " ".join(lines).split(", "))
+    assert told == {name: str(value) for name, value in settings_of_run(launch, train).items()}
+    assert max(map(len, lines)) <= 110
 
 
 def test_people_are_told_what_differs_from_the_defaults() -> None:

@@ -23,7 +23,7 @@ STATUS = Status(
     unix_s=0.0, wall_s=71.2, episodes=1234, mean_return=180.3, env_steps=456789, env_steps_per_s=11234.5,
     updates=112345, updates_per_s=2800.2, replay_ratio=0.2498, replay_size=20513, epsilon=0.021, loss=0.01234,
     weights_version=14032, faults=3, eval_mean=450.2, eval_half_width=12.25, eval_version=14000, acted_version=14030,
-    batch_rows=31.6, batch_wait_us=512.0, goals=Goals(475.0, 0.25, 50_000), monotonic_s=100.0,
+    batch_rows=31.6, batch_wait_us=512.0, batch_wait_99_us=2048.0, goals=Goals(475.0, 0.25, 50_000), monotonic_s=100.0,
     shares={"explorer-0": {Doing.STEPPING: 0.7, Doing.WAITING_FOR_LEARNER: 0.3}},
 )  # fmt: skip
 WARNED = dataclasses.replace(STATUS, warnings=1, warned="silent:explorer-1", standing=(WARNING,))
@@ -42,7 +42,8 @@ def test_everything_worth_watching_is_in_the_panel() -> None:
     for shown in (
         "1 min 11 s", "456,789 (11,234/s)", "112,345 (2,800/s)", "loss 0.01234", "0.250 of 0.25 asked for",
         "41% of 50,000", "0.021", "180.3", "450.2 ± 12.2, goal 475", "14,032, acting with 14,030 (2 behind)",
-        "31.6 observations a batch, complete within 0.512 ms", "steps envs 70%, waits for the learner 30%", "faults",
+        "31.6 observations a batch, half complete within 0.512 ms, 99% within 2.05 ms",
+        "steps envs 70%, waits for the learner 30%", "faults",
     ):  # fmt: skip
         assert shown in text
 

@@ -9,14 +9,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from multiserverrl.errors import RunError
 from multiserverrl.launch import local, watcher
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.status import Status
 from multiserverrl.launch.training import train
 from multiserverrl.launch.watch import Limits
 from multiserverrl.observe.metrics import read_metrics
+from multiserverrl.train.checkpoint import load_newest
 from tests.launch.silent_envs import DIRECTORY
 from tests.launch.test_training import TINY, Script, signal_child
 
@@ -38,6 +41,10 @@ class Play(Script):
 
 def warned(of: str) -> Callable[[Status], bool]:
     return lambda status: of in status.warned.split(",")
+
+
+def both(one: Callable[[Status], bool], other: Callable[[Status], bool]) -> Callable[[Status], bool]:
+    return lambda status: one(status) and other(status)
 
 
 def quiet(status: Status) -> bool:
@@ -67,7 +74,7 @@ def test_processes_that_fall_silent_are_named_while_it_lasts(tmp_path: Path, mon
             (broken.touch, lambda status: status.updates > 0),
             (broken.unlink, warned("not_finite:explorer-0")),
             (lambda: os.mkfifo(fifo), quiet),
-            (let_go, said("explorer-0 has sent nothing for .*its envs do not answer")),
+            (let_go, both(said("explorer-0 has sent nothing for .*its envs do not answer"), warned("starved:learner"))),
             (lambda: signal_child("entries:inference", signal.SIGSTOP), quiet),
             (lambda: signal_child("entries:inference", signal.SIGCONT), warned("silent:explorer-0")),
             (lambda: os.kill(os.getpid(), signal.SIGTERM), quiet),
@@ -82,6 +89,7 @@ def test_processes_that_fall_silent_are_named_while_it_lasts(tmp_path: Path, mon
         r"all rewards and observations of the explorer-0 are finite again, after",
         r"warning: the explorer-0 has sent nothing for \d s: its envs do not answer",
         r"the explorer-0 goes on, after \d s",
+        r"warning: the learner has had no steps for \d s: nothing comes from explorer-0",
         r"it waits for actions, and the inference server stands still",
     ):
         assert re.search(line, told), line
@@ -89,3 +97,41 @@ def test_processes_that_fall_silent_are_named_while_it_lasts(tmp_path: Path, mon
     assert {0, 1} <= {line["warnings"] for line in metrics}
     assert any("absent:inference" in line["warned"] for line in metrics)
     assert all(line["loss"] is not None for line in metrics), "nothing that is not finite was learned from"
+
+
+HELD = """
+import multiserverrl.train.acting as acting
+
+newest = acting.Actor._newest
+acting.Actor._newest = lambda actor: actor._snapshot or newest(actor)  # the first weights, for ever
+"""
+
+
+@pytest.mark.long
+def test_an_inference_server_that_takes_no_newer_weights_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(watcher, "log", lambda event, **fields: logged.append(f"{event} {fields.get('warning')}"))
+    (tmp_path / "sitecustomize.py").write_text(HELD)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setattr(watcher, "LIMITS", Limits(stale_s=0.4))
+    play = Play([(lambda: os.kill(os.getpid(), signal.SIGTERM), warned("stale:inference"))])
+    launch = LaunchConfig("CartPole-v1", count=4, is_local=True, run_dir=str(tmp_path / "run"))
+    train(launch, replace(TINY, stop_at_return=None), play)
+    assert re.search(r"warning: the inference acts with weights \d+: \d+ were there \d s ago", "\n".join(play.lines))
+    assert "warning_begins stale" in logged
+
+
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("torch", marks=pytest.mark.long)])
+def test_a_learner_whose_weights_are_no_numbers_any_more_ends_the_run_with_a_reason_and_a_checkpoint(
+    tmp_path: Path, backend: str
+) -> None:
+    config = replace(TINY, backend=backend, learning_rate=1e30)
+    play = Script()
+    with pytest.raises(RunError, match=r"(the loss is (nan|inf)|numbers of '.*' are not finite).* after \d+ updates"):
+        train(LaunchConfig("CartPole-v1", count=4, is_local=True, run_dir=str(tmp_path / "run")), config, play)
+    assert "its last checkpoint is kept" in "\n".join(play.lines)
+    checkpoint = load_newest(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None
+    assert all(np.isfinite(array).all() for name, array in checkpoint.arrays.items() if name.startswith("learner/"))

@@ -387,6 +387,18 @@ def test_a_logger_whose_package_is_missing_is_refused_before_anything_starts(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_barriers_that_cut_off_each_rollout_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    config = TrainConfig(
+        algorithm="pqn", hidden="16", rollout_steps=8, minibatches=2, eval_episodes=2, stop_at_return=1e9,
+        learning_rate=1e-6, deterministic=True, barrier_steps=4 * (8 + 1) - 1,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"--barrier-steps is 35: it must be at least 36, \(--rollout-steps \+ 1\)"):
+        train_in(tmp_path / "run", config)
+    assert list(tmp_path.iterdir()) == []
+    outcome = train_in(tmp_path / "run", replace(config, barrier_steps=36, episodes=6))
+    assert outcome.result is not None and outcome.result["updates"] > 0
+
+
 def test_a_second_run_in_the_same_directory_is_refused_before_anything_starts(tmp_path: Path) -> None:
     RunDir.create(tmp_path / "run", {}).close()
     with pytest.raises(ConfigError, match="holds a run already"):

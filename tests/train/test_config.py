@@ -169,6 +169,7 @@ def test_every_setting_is_checked() -> None:
         ("--explorers", {"explorers": 2, "deterministic": True}),
         ("--device", {"device": "cuda", "deterministic": True}),
         ("--barrier-steps", {"barrier_steps": 0}),
+        ("--inference-deadline-s.*at most 30 s", {"inference_deadline_s": 31.0}),
         ("--epsilon-base", {"epsilon_base": 1.5}),
     ],
 )

@@ -121,6 +121,11 @@ def test_an_incomplete_batch_is_answered_at_its_deadline() -> None:
     assert (counters.get("batches"), counters.get("batch_rows")) == (2, 4)
 
 
+def test_a_stop_is_not_waited_for_until_the_deadline() -> None:
+    server, _ = served([[request(0, 2)]], num_envs=100)
+    assert len(server.waits) == 2, "it asked again and again, after the stop had ended the wait"
+
+
 def test_the_newest_weights_act() -> None:
     run, counters, weights = FakeRun(set()), FakeCounters(), FakeWeights()
     weights.publish(weights_of(0), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,9 @@ from multiserverrl.settingsfile import read_settings, settings_text
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.recipes import Recipe, parts_of, recipe_for
 
-__all__ = ["Asked", "asked_settings", "config_text", "differences", "settings_of_run"]
+__all__ = ["Asked", "all_settings", "asked_settings", "config_text", "differences", "settings_of_run"]
+
+WIDTH = 110  # of lines that tell settings
 
 _HEAD = "# The effective settings of this run; `multiserverrl train --config FILE` reads them.\n"
 _KEPT_APART = ("env_id", "recipe", "run_dir", "resume")  # told of in words, or of one start alone
@@ -68,6 +71,12 @@ def differences(launch: LaunchConfig, train: TrainConfig) -> str:
     return ", ".join(
         f"{name} {value}" for name, value in values.items() if name not in _KEPT_APART and value != standard[name]
     )
+
+
+def all_settings(launch: LaunchConfig, train: TrainConfig) -> list[str]:
+    """Every setting in lines for people: "env_id CartPole-v1, count 64, …"."""
+    told = (f"{name} {value}" for name, value in settings_of_run(launch, train).items())
+    return textwrap.wrap(", ".join(told), WIDTH, break_on_hyphens=False)
 
 
 def _kinds() -> dict[str, Any]:

@@ -111,12 +111,18 @@ def _rows(status: Status, history: History, width: int, is_utf8: bool) -> Iterab
     behind = max(status.weights_version - status.acted_version, 0)
     yield "weights", f"{status.weights_version:,}, acting with {status.acted_version:,} ({behind:,} behind)"
     if status.batch_rows is not None:
-        wait = "" if status.batch_wait_us is None else f", complete within {status.batch_wait_us / 1e3:.3g} ms"
-        yield "inference", f"{status.batch_rows:.1f} observations a batch{wait}"
+        yield "inference", f"{status.batch_rows:.1f} observations a batch{_waits(status)}"
     for name, shares in status.shares.items():
         yield name, _explorer(shares, 1 if is_narrow else 3)
     if status.faults:
         yield "faults", f"[yellow]{status.faults:,}[/] env steps were not learned from"
+
+
+def _waits(status: Status) -> str:
+    if status.batch_wait_us is None or status.batch_wait_99_us is None:
+        return ""
+    half_ms, nearly_all_ms = status.batch_wait_us / 1e3, status.batch_wait_99_us / 1e3
+    return f", half complete within {half_ms:.3g} ms, 99% within {nearly_all_ms:.3g} ms"
 
 
 def _explorer(shares: Mapping[Doing, float], most: int) -> str:

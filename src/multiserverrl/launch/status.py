@@ -49,6 +49,9 @@ class Status:
     acted_version: int = 0  # of the weights that chose the newest actions
     batch_rows: float | None = None  # observations in a batch of actions, since the last look
     batch_wait_us: float | None = None  # that half of all batches were complete within
+    batch_wait_99_us: float | None = None  # and 99 of 100
+    batch_rows_to: Mapping[str, int] = field(default_factory=dict)  # histogram: so many batches of at most so many
+    batch_wait_us_to: Mapping[str, int] = field(default_factory=dict)  # and so many that were complete within so long
     warnings: int = 0
     warned: str = ""  # their names and whom they are of: silent:explorer-0,starved:learner
     # for people alone
@@ -59,7 +62,7 @@ class Status:
     # for result.json
     inference: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # histogram → upper limit → batches
 
-    def numbers(self) -> dict[str, float | int | str | None]:
+    def numbers(self) -> dict[str, float | int | str | Mapping[str, int] | None]:
         """For metrics.jsonl."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _NO_NUMBERS}
 
@@ -135,7 +138,10 @@ class StatusReader:
             eval_version=evaluation.version if evaluation else None,
             acted_version=int(counters.largest("acted_version")),
             batch_rows=self._batch_rows(counters),
-            batch_wait_us=quantile(WAIT_US_TO, (counters.get(name) for name in _WAITS), 0.5),
+            batch_wait_us=quantile(WAIT_US_TO, map(get, _WAITS), 0.5),
+            batch_wait_99_us=quantile(WAIT_US_TO, map(get, _WAITS), 0.99),
+            batch_rows_to=Histogram.read("batch_rows_to_", get),
+            batch_wait_us_to=Histogram.read("batch_wait_us_to_", get),
             warnings=len(standing),
             warned=",".join(f"{one.name}:{one.who}" for one in standing),
             goals=self._goals,

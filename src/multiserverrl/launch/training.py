@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from multiserverrl.errors import CheckpointError, ConfigError, PeerError, RunError
-from multiserverrl.launch.asked import differences, settings_of_run
+from multiserverrl.launch.asked import all_settings, differences, settings_of_run
 from multiserverrl.launch.config import LaunchConfig
 from multiserverrl.launch.local import INTERRUPTED, SOLVED, USED_UP, Ending, LocalRun
 from multiserverrl.launch.places import Place, open_place
@@ -21,7 +21,7 @@ from multiserverrl.launch.progress import Progress
 from multiserverrl.launch.records import EarlierRun, begin_run, effective, run_name
 from multiserverrl.launch.roles import RunPlan
 from multiserverrl.launch.runlog import RunLog
-from multiserverrl.launch.seats import take_seats
+from multiserverrl.launch.seats import Seats, take_seats
 from multiserverrl.launch.signals import Interrupts, interrupts
 from multiserverrl.observe.git import GitQuestion
 from multiserverrl.observe.loggers import open_loggers, require_loggers
@@ -29,6 +29,7 @@ from multiserverrl.observe.rundir import RunDir
 from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.networks.device import require_device
+from multiserverrl.train.task import Task
 from multiserverrl.wire.tokens import TOKEN_VARIABLE
 
 __all__ = ["Outcome", "train"]
@@ -69,8 +70,7 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress, recipe:
         task = place.task.stacked(config.frame_stack)
         algorithm_for(config, task)  # one that cannot learn this task, or is none, is refused here
         seats = take_seats(place.offers, place.count, config.explorers, config.eval_episodes)
-        if config.deterministic and seats.is_borrowed:
-            raise ConfigError("--deterministic needs an env for evaluation beside the one that explores: --count 2")
+        _refuse_standstill(config, task, seats)
         if config.stop_at_return is None:
             config = dataclasses.replace(config, stop_at_return=place.reward_threshold)
         run_dir, owner = begin_run(launch, config, place, seats, earlier, git.state())
@@ -115,6 +115,19 @@ def _run(plan: RunPlan, place: Place, caught: Interrupts, progress: Progress, ru
     return Outcome(run_dir.path, result)
 
 
+def _refuse_standstill(config: TrainConfig, task: Task, seats: Seats) -> None:
+    """What would wait for ever, or never learn, with just these envs."""
+    if config.deterministic and seats.is_borrowed:
+        raise ConfigError("--deterministic needs an env for evaluation beside the one that explores: --count 2")
+    rollout = (config.rollout_steps + 1) * seats.num_envs  # one step more: a barrier may come late by less than that
+    has_rollouts = algorithm_for(config, task).storage == "rollouts"
+    if config.deterministic and has_rollouts and config.barrier_steps < rollout:
+        raise ConfigError(
+            f"--barrier-steps is {config.barrier_steps}: it must be at least {rollout}, (--rollout-steps + 1) times "
+            f"{seats.num_envs} envs, or each rollout is cut off by a barrier before anything is learned from it"
+        )
+
+
 def _introduce(progress: Progress, plan: RunPlan) -> None:
     seats = plan.seats
     where = ", ".join(sorted({group.url for group in seats.groups} - {""})) or "this machine, without a server"
@@ -128,7 +141,9 @@ def _introduce(progress: Progress, plan: RunPlan) -> None:
 
 def _tell_settings(progress: Progress, launch: LaunchConfig, config: TrainConfig, recipe: str, path: Path) -> None:
     begun = f"recipe {recipe}; " if recipe else ""
-    progress.say(f"settings: {begun}{differences(launch, config)}; all of them: {path / 'config.toml'}")
+    progress.say(f"settings: {begun}{differences(launch, config)}; all of them, as in {path / 'config.toml'}:")
+    for line in all_settings(launch, config):
+        progress.say(f"  {line}")
 
 
 def _result(ending: Ending, plan: RunPlan) -> dict[str, Any]:

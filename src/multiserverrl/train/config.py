@@ -156,6 +156,12 @@ class TrainConfig:
             self.explorers == 1 or not self.deterministic,
             "must be 1 with --deterministic: which of several is first is never the same",
         )
+        _require(
+            self,
+            "inference_deadline_s",
+            self.inference_deadline_s <= 30.0,
+            "must be at most 30 s: so long envs stand still where nobody is left to complete a batch",
+        )
         self._require_one_kind()
         _require(self, "hidden", _is_sizes(self.hidden), "must be whole numbers with commas, as in 128,128")
         _require(self, "sequence_length", self.sequence_length >= 2, "must be at least 2")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from multiserverrl.train.channels import BATCH_ROWS_TO, WAIT_US_TO, Counters
 
@@ -23,6 +23,12 @@ class Histogram:
         """Count a value in the first bucket that it fits in; one beyond all in the last."""
         at = min(bisect_left(self._limits, value), len(self._limits) - 1)
         self._counters.add(self._names[at], 1)
+
+    @staticmethod
+    def read(name: str, count_of: Callable[[str], float]) -> dict[str, int]:
+        """{limit of a bucket: count}, of those that hold any; for whoever reads the counters of all processes."""
+        counts = {str(limit): int(count_of(f"{name}{limit}")) for limit in _LIMITS[name]}
+        return {limit: count for limit, count in counts.items() if count}
 
     @staticmethod
     def names(name: str) -> list[str]:

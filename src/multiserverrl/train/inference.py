@@ -46,7 +46,7 @@ def run_inference(
             if config.deterministic:
                 batches = [[request] for request in sorted(requests, key=lambda request: request.group)]
             else:
-                batches = [_filled(requests, server, complete, began_s + config.inference_deadline_s)]
+                batches = [_filled(requests, server, complete, began_s + config.inference_deadline_s, control)]
             waits_us.add(1e6 * (time.monotonic() - began_s))
             for batch in batches:
                 for request, answer in zip(batch, actor.answers(batch), strict=True):
@@ -55,9 +55,11 @@ def run_inference(
         pass
 
 
-def _filled(requests: list[ActionRequest], server: ActionServer, complete: int, until_s: float) -> list[ActionRequest]:
-    """These and those that come until there are `complete` observations, or the time is over."""
-    while _rows(requests) < complete and (left_s := until_s - time.monotonic()) > 0:
+def _filled(
+    requests: list[ActionRequest], server: ActionServer, complete: int, until_s: float, control: Control
+) -> list[ActionRequest]:
+    """These and those that come until there are `complete` observations, the time is over, or the run stops."""
+    while _rows(requests) < complete and (left_s := until_s - time.monotonic()) > 0 and not control.is_stopping():
         requests += server.requests(left_s)
     return requests
 

@@ -46,6 +46,8 @@ RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {
     },
 }  # fmt: skip
 
+NAMES = ("rainbow",)  # of algorithms that are their recipe: without it there would be nothing left of the name
+
 
 @dataclass(frozen=True)
 class Recipe:
