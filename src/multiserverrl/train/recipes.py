@@ -28,7 +28,7 @@ RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {
     ("dqn", "LunarLander-v3"): {
         "count": 16, "n_step": 5, "gamma": 0.995, "learning_rate": 1e-3, "learning_rate_steps": 220_000,
         "target_update": 150, "epsilon_start": 1.0, "epsilon_end": 0.03, "epsilon_steps": 20_000,
-        "warmup_steps": 1_000, "replay_ratio": 0.3, "eval_every_s": 1.0,
+        "warmup_steps": 1_000, "replay_ratio": 0.3, "eval_every_s": 1.0, "eval_share": 0.4,
         "stop_at_return": 225.0, "confirm_episodes": 100,  # then 200 is good for another 100
     },
     ("rainbow", None): {**_RAINBOW, "head_hidden": 128, "adam_epsilon": 1.5e-4, "max_grad_norm": 10.0},
