@@ -14,7 +14,9 @@ from multiserverrl.train.stores import kept_steps
 from tests.train.stores.scenes import Declared, all_items, arrays_for, some_steps, store_on, taken, task_with
 
 T = 5
-CONFIG = TrainConfig(buffer_size=400, warmup_steps=2, batch_size=16, sequence_length=T, reward_scale=0.5)
+CONFIG = TrainConfig(
+    algorithm="recurrent-q", buffer_size=400, warmup_steps=2, batch_size=16, sequence_length=T, reward_scale=0.5
+)
 KIND = Declared(task_with(1), "sequences", {"memory": ("float32", (3,))})
 
 
