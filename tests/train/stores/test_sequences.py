@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,17 @@ from multiserverrl.train.stores import kept_steps
 from tests.train.stores.scenes import Declared, all_items, arrays_for, some_steps, store_on, taken, task_with
 
 T = 5
-CONFIG = TrainConfig(
-    algorithm="recurrent-q", buffer_size=400, warmup_steps=2, batch_size=16, sequence_length=T, reward_scale=0.5
-)
+
+
+def config_of(**settings: Any) -> TrainConfig:
+    """Settings of a plug-in that is not installed here: none of our own algorithms learns from sequences."""
+    config = TrainConfig(buffer_size=400, warmup_steps=2, batch_size=16, reward_scale=0.5)
+    for name, value in {"sequence_length": T, **settings}.items():
+        object.__setattr__(config, name, value)
+    return config
+
+
+CONFIG = config_of()
 KIND = Declared(task_with(1), "sequences", {"memory": ("float32", (3,))})
 
 
@@ -79,7 +86,7 @@ def items_of(store: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("length", [2, 4, 5])
 @pytest.mark.parametrize("end", [0.0, 0.1, 0.5])
 def test_sequences_are_those_of_a_slow_cut_of_every_episode(length: int, end: float) -> None:
-    config = replace(CONFIG, sequence_length=length)
+    config = config_of(sequence_length=length)
     steps = list(some_steps(120, end=end, broken=0.0 if end == 0.0 else 0.05))
     found, slow = (
         by_start(items_of(taken(store_on(config, KIND), iter(steps)))),
@@ -113,7 +120,7 @@ def test_tails_are_the_steps_that_are_in_no_sequence_yet_cut_off() -> None:
 
 
 def test_frames_of_sequences_are_kept_once() -> None:
-    config = replace(CONFIG, frame_stack=3)
+    config = config_of(frame_stack=3)
     single = store_on(config, Declared(task_with(3), "sequences", KIND.extras_fields))
     stored = store_on(CONFIG, Declared(task_with(3), "sequences", KIND.extras_fields))
     stacking = StepStacks(3)
