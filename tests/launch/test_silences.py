@@ -69,8 +69,17 @@ def test_processes_that_fall_silent_are_named_while_it_lasts(tmp_path: Path, mon
     def said(pattern: str) -> Callable[[Status], bool]:
         return lambda status: re.search(pattern, "\n".join(play.lines)) is not None
 
+    updates: list[int] = []
+
+    def learns_on(status: Status) -> bool:
+        if "absent:evaluator" in status.warned:
+            updates.append(status.updates)
+        return bool(updates) and status.updates > updates[0] + 50
+
     play = Play(
         [
+            (lambda: signal_child("entries:evaluator", signal.SIGSTOP), lambda status: status.updates > 0),
+            (lambda: signal_child("entries:evaluator", signal.SIGCONT), learns_on),
             (broken.touch, lambda status: status.updates > 0),
             (broken.unlink, warned("not_finite:explorer-0")),
             (lambda: os.mkfifo(fifo), quiet),

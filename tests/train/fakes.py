@@ -297,11 +297,10 @@ def train_here(
     evaluations = ListedEvaluations(run, np.inf if config.stop_at_return is None else config.stop_at_return)
     with contextlib.closing(make()) as env:
         task = task_of(env.observation_space, env.action_space).stacked(config.frame_stack)
-    sizes = [num_envs - num_envs // 2, num_envs // 2]
+    sizes = {0: num_envs - num_envs // 2} | ({1: num_envs // 2} if num_envs > 1 else {})
     groups = [
         ExplorerGroup(number, lambda size=size: local_envs(make, size), actions.client(number))
-        for number, size in enumerate(sizes)
-        if size
+        for number, size in sizes.items()
     ]
 
     def ends(process: str) -> tuple[FakeCounterRow, FakeControl]:
@@ -309,7 +308,7 @@ def train_here(
 
     roles = {
         "learner": lambda: run_learner(config, task, steps, weights, *ends("learner"), directory / "checkpoints"),
-        "inference": lambda: run_inference(config, task, {0: num_envs}, actions, weights, *ends("inference")),
+        "inference": lambda: run_inference(config, task, sizes, actions, weights, *ends("inference")),
         "explorer": lambda: run_explorer(config, task, groups, steps, *ends("explorer"), lends_envs=borrows_envs),
         "evaluator": lambda: run_evaluator(
             config, task, lambda: local_envs(make, config.eval_episodes), weights, evaluations, *ends("evaluator"),

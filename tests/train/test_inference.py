@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,8 @@ def served(
     if weights is None:
         weights = FakeWeights()
         weights.publish(weights_of(0), 1)
-    run_inference(config, TASK, {0: num_envs}, server, weights, counters.row("i"), run.control("i"))
+    groups = {0: num_envs - num_envs // 2, **({1: num_envs // 2} if num_envs > 1 else {})}
+    run_inference(config, TASK, groups, server, weights, counters.row("i"), run.control("i"))
     return server, counters
 
 
@@ -107,6 +109,24 @@ def test_each_group_gets_the_actions_of_its_own_observations() -> None:
 def test_a_batch_is_complete_by_size() -> None:
     _, counters = served([[request(0, 2)], [request(1, 2)], [request(2, 2)], [request(3, 2)]], num_envs=8)
     assert (counters.get("batches"), counters.get("batch_rows")) == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "explorers", "complete"),
+    [((4, 3), 1, 3), ((8, 8, 8, 8), 1, 8), ((4, 4, 3, 3), 2, 6), ((5, 2), 2, 7)],
+    ids=["unequal", "four groups", "two explorers", "a group each"],
+)
+def test_a_batch_waits_for_no_more_than_one_group_of_each_explorer(
+    sizes: tuple[int, ...], explorers: int, complete: int
+) -> None:
+    """An explorer asks for one group and waits for the answer before it asks for the next; more would never come."""
+    counters, weights = FakeCounters(), FakeWeights()
+    weights.publish(weights_of(0), 1)
+    run = FakeRun(set())
+    server = ScriptedServer(run, [[request(0, 1)] for _ in range(2 * complete)])
+    config = replace(CONFIG, explorers=explorers)
+    run_inference(config, TASK, dict(enumerate(sizes)), server, weights, counters.row("i"), run.control("i"))
+    assert (counters.get("batches"), counters.get("batch_rows")) == (2, 2 * complete)
 
 
 def test_a_batch_never_waits_for_more_than_half_of_the_envs() -> None:

@@ -59,17 +59,14 @@ class Status:
     monotonic_s: float = 0.0
     standing: tuple[StandingWarning, ...] = ()
     shares: Mapping[str, Mapping[Doing, float]] = field(default_factory=dict)  # of each explorer's time of late
-    # for result.json
-    inference: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # histogram → upper limit → batches
 
     def numbers(self) -> dict[str, float | int | str | Mapping[str, int] | None]:
         """For metrics.jsonl."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _NO_NUMBERS}
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _FOR_PEOPLE}
 
 
 _WAITS = Histogram.names("batch_wait_us_to_")
-_NO_NUMBERS = ("goals", "monotonic_s", "standing", "shares", "inference")
-_HISTOGRAMS = ("batch_rows_to_", "batch_wait_us_to_")
+_FOR_PEOPLE = ("goals", "monotonic_s", "standing", "shares")
 
 
 class Clock:
@@ -148,16 +145,9 @@ class StatusReader:
             monotonic_s=now_s,
             standing=tuple(standing),
             shares=shares or {},
-            inference={name.removesuffix("_to_"): _filled(counters, name) for name in _HISTOGRAMS},
         )
 
     def _batch_rows(self, counters: CounterTable) -> float | None:
         (batches, rows), self._acted = self._acted, (counters.get("batches"), counters.get("batch_rows"))
         more = self._acted[0] - batches
         return (self._acted[1] - rows) / more if more > 0 else None
-
-
-def _filled(counters: CounterTable, name: str) -> dict[str, int]:
-    """The buckets of a histogram that hold anything."""
-    counts = {counter.removeprefix(name): int(counters.get(counter)) for counter in Histogram.names(name)}
-    return {limit: count for limit, count in counts.items() if count}

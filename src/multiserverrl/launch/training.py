@@ -167,7 +167,7 @@ def _result(ending: Ending, plan: RunPlan) -> dict[str, Any]:
         "episodes": status.episodes,
         "mean_return": status.mean_return,
         "faults": status.faults,
-        "inference": status.inference,
+        "inference": {"batch_rows": status.batch_rows_to, "batch_wait_us": status.batch_wait_us_to},
         "first_step_unix_s": clock.first_step_unix_s(),
         "ended_unix_s": round(time.time(), 3),
     }

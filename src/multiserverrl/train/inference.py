@@ -28,11 +28,11 @@ def run_inference(
 ) -> None:
     """Answer until the run stops. `num_envs` are those of each group, by its number.
 
-    Half of all make a batch complete at the latest: the other half steps meanwhile. A deterministic run answers
-    each request alone, since what a network computes depends, in its last bits, on the size of the batch.
+    A batch is complete at the latest when it has what must be answered before more can come. A deterministic run
+    answers each request alone, since what a network computes depends, in its last bits, on the size of the batch.
     """
     actor = Actor(config, task, num_envs, weights, counters, control)
-    complete = min(config.inference_batch, -(-sum(num_envs.values()) // 2))
+    complete = min(config.inference_batch, _certain(num_envs, config.explorers))
     waits_us = Histogram("batch_wait_us_to_", counters)
     control.ready()
     try:
@@ -53,6 +53,18 @@ def run_inference(
                     server.answer(request.group, answer)
     except Stopped:
         pass
+
+
+def _certain(num_envs: dict[int, int], explorers: int) -> int:
+    """Observations that come whoever is answered last: of each explorer one group's, while its others step.
+
+    Group g is explorer g % `explorers`'s (launch/seats).
+    """
+    least: dict[int, int] = {}
+    for group, size in num_envs.items():
+        explorer = group % explorers
+        least[explorer] = min(size, least.get(explorer, size))
+    return sum(least.values())
 
 
 def _filled(

@@ -46,8 +46,6 @@ RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {
     },
 }  # fmt: skip
 
-NAMES = ("rainbow",)  # of algorithms that are their recipe: without it there would be nothing left of the name
-
 
 @dataclass(frozen=True)
 class Recipe:
