@@ -145,7 +145,7 @@ def test_a_learner_killed_at_any_point_leaves_no_step_out_and_learns_from_none_t
     whole = undisturbed(config)
     assert whole["inserted"][0] > config.buffer_size
     assert count[0] > 5 * taken(config)
-    for call in range(1, count[0] + 1, 3 if kind == "sequences" else 1):  # of these every third: they are many
+    for call in range(1, count[0] + 1, 5 if kind == "sequences" else 1):  # of these every fifth: they are many
         with new_channels(config) as channels:
             numbers = list(range(taken(config)))
             with killed_at(call, after), pytest.raises(Killed):
