@@ -84,6 +84,7 @@ def assert_equal(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 
 class Unbroken(NamedTuple):
+    directory: Path
     left: dict[str, Any]
     took_s: float
 
@@ -93,7 +94,7 @@ def run_unbroken(directory: Path, begun_with: list[str]) -> Unbroken:
     left = left_by(directory)
     assert left["result"]["env_steps"] > 3 * 200, "there are barriers to be resumed from"
     assert left["result"]["updates"] > 100
-    return Unbroken(left, took_s)
+    return Unbroken(directory, left, took_s)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,13 @@ def kill_and_resume(directory: Path, unbroken: Unbroken, rng: np.random.Generato
 def test_a_run_that_is_killed_and_resumed_is_equal_to_one_that_was_not(unbroken: Unbroken, tmp_path: Path) -> None:
     kill_behind(start(tmp_path / "run"), tmp_path / "run" / "checkpoints" / "checkpoint-000000003")
     assert not (tmp_path / "run" / "result.json").exists()
+    finish(start(tmp_path / "run"))
+    assert_equal(left_by(tmp_path / "run"), unbroken.left)
+
+
+def test_so_is_one_that_was_killed_before_it_could_say_how_it_ended(unbroken: Unbroken, tmp_path: Path) -> None:
+    shutil.copytree(unbroken.directory, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
     finish(start(tmp_path / "run"))
     assert_equal(left_by(tmp_path / "run"), unbroken.left)
 

@@ -39,10 +39,15 @@ class Barriers:
     def __init__(self, config: TrainConfig, counters: Counters, control: Control) -> None:
         self._every, self._counters, self._control = config.barrier_steps, counters, control
         self._passed = int(counters.get("barriers"))
+        self._rested_at = counters.get("env_steps")  # a resumed run begins where it rested
 
     def is_due(self) -> bool:
         """Whether the next barrier is reached."""
         return self._counters.get("env_steps") >= self._every * (self._passed + 1)
+
+    def has_gone_on(self) -> bool:
+        """Whether anything was played since the last barrier."""
+        return self._counters.get("env_steps") > self._rested_at
 
     def wait(self, lanes: deque[Lane]) -> None:
         """End all episodes, wait until learner and evaluator are through with this barrier, and begin new ones."""
@@ -51,6 +56,7 @@ class Barriers:
                 lanes.remove(lane)
                 lane.close()
         self._passed += 1
+        self._rested_at = self._counters.get("env_steps")
         self._counters.set("barrier_asked", self._passed)
         self._wait_until("barriers_passed")
         self.wait_for_evaluation()

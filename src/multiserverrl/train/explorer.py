@@ -89,7 +89,7 @@ def run_explorer(
         for lane in lanes:
             lane.begin() if lane in playing else lane.close()
         _take_turns(playing, counters, control, lends_envs, barriers)
-        if barriers is not None:
+        if barriers is not None and barriers.has_gone_on():
             barriers.wait(deque())  # the last weights are evaluated, and kept
         beat(counters, Doing.FINISHED)
         counters.set("explorers_finished", 1)
