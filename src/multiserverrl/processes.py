@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-__all__ = ["NOWHERE", "PIPE", "Child", "Question", "cause_of_exit", "start_child"]
+__all__ = ["NOWHERE", "PIPE", "Child", "Question", "cause_of_exit", "keep_standard_descriptors", "start_child"]
 
 NOWHERE = subprocess.DEVNULL  # for what nobody is to see
 PIPE = subprocess.PIPE  # for `start_child`: a stderr that the parent reads as `Child.stderr`
@@ -96,6 +96,13 @@ class Child:
         return code
 
 
+def keep_standard_descriptors() -> None:
+    """Open what is closed of 0, 1 and 2 on nothing, before a socket gets the number: a child has its own there."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
 def start_child(
     entry: str,
     config: bytes,
@@ -109,8 +116,8 @@ def start_child(
 ) -> Child:
     """Start a process that runs `entry` ("package.module:function") as `function(config, fds)`.
 
-    `fds` keep their numbers in the child. `without`: variables of ours that it does not get. Call it from the main
-    thread: on Linux the child dies with the thread that started it.
+    `fds` keep their numbers in the child, so none is 0, 1 or 2 (`keep_standard_descriptors`). `without`: variables
+    of ours that it does not get. Call it from the main thread: on Linux the child dies with the thread that started it.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError(f"start {name} from the main thread: children die with the thread that started them")

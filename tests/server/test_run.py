@@ -327,3 +327,18 @@ def test_start_server_stops_what_it_began_when_one_cannot_start() -> None:
     with pytest.raises(MultiServerRLError):
         start_server(ServerConfig(env_ids=(f"{ENVS}:CustomSpace",), host="127.0.0.1", port=0, count=1, servers=2))
     assert children_of(os.getpid()) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell that closes descriptors is needed")
+def test_a_server_starts_where_stdin_and_stderr_are_closed() -> None:
+    program = (
+        "from multiserverrl.server.config import ServerConfig\n"
+        "from multiserverrl.server.run import start_server\n"
+        "server = start_server(ServerConfig(env_ids=('CartPole-v1',), port=0, count=1, workers=1))\n"
+        "print(server.url)\n"
+        "server.stop()\n"
+    )
+    command = ["sh", "-c", 'exec "$0" -c "$1" <&- 2>&-', sys.executable, program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("http://127.0.0.1:")

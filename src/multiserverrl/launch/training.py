@@ -26,6 +26,7 @@ from multiserverrl.launch.signals import Interrupts, interrupts
 from multiserverrl.observe.git import GitQuestion
 from multiserverrl.observe.loggers import open_loggers, require_loggers
 from multiserverrl.observe.rundir import RunDir
+from multiserverrl.processes import keep_standard_descriptors
 from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.networks.device import require_device
@@ -57,6 +58,7 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress, recipe:
     Raises ConfigError before anything is started, RunError when the run cannot go on (its last
     checkpoint is in the run directory). No process and no shared memory is left in any case.
     """
+    keep_standard_descriptors()
     require_device(config.device)
     require_loggers(launch.loggers)
     with contextlib.ExitStack() as stack:

@@ -20,7 +20,7 @@ import msgspec
 
 from multiserverrl.errors import ConfigError, PeerError, error_for
 from multiserverrl.observe.log import log, log_to_stderr
-from multiserverrl.processes import Child, cause_of_exit, start_child
+from multiserverrl.processes import Child, cause_of_exit, keep_standard_descriptors, start_child
 from multiserverrl.server.announcing import announce
 from multiserverrl.server.certificates import certificate_fingerprint
 from multiserverrl.server.config import ServerConfig
@@ -157,6 +157,7 @@ def start_server(config: ServerConfig, wake: int | None = None) -> RunningServer
 
 
 def _started(config: ServerConfig, wake: int | None, *, shows_token: bool) -> RunningServer:
+    keep_standard_descriptors()
     fingerprint = certificate_fingerprint(config)
     listeners = listen(config)
     try:
