@@ -1,8 +1,9 @@
 """What a batch costs that is sampled from the replay buffer, and what a transition takes there.
 
-    python bench/replay.py [--batch 128] [--batches 2000]
+    python bench/replay.py [--batch 128] [--batches 2000] [--sizes 50000,1000000]
 
-Prioritised: drawing, the weights, gathering, and writing the new priorities back. Frames: stacks of 4 of 84x84 bytes,
+Prioritised: drawing, the weights, gathering, and writing the new priorities back; where that costs more than 3 uniform
+batches the last line says SHORT, and the exit code is 1. Frames: stacks of 4 of 84x84 bytes,
 kept once a frame and put together when they are sampled, against stacks that are stored whole, at both ends of a
 transition. (cpprb's prioritised buffer gives 2-3 M samples/s on such a machine, a sum tree in Python 0.5 M.)
 """
@@ -10,8 +11,9 @@ transition. (cpprb's prioritised buffer gives 2-3 M samples/s on such a machine,
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -26,23 +28,39 @@ from multiserverrl.train.stores import replayed, store_for, store_layout
 from multiserverrl.train.task import Task
 
 REPEATS = 5
+MOST = 3.0  # uniform batches that a prioritised one may cost
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--batches", type=int, default=2000)
+    parser.add_argument("--sizes", default="50000,1000000", help="transitions in the replay buffer")
     arguments = parser.parse_args()
-    print(f"{'transitions':>11} {'uniform µs':>11} {'prioritised':>11} {'ratio':>6} {'M samples/s':>12}")
-    for size in (50_000, 1_000_000):
-        config = TrainConfig(buffer_size=size, warmup_steps=1, batch_size=arguments.batch, n_step=1)
-        uniform, prioritised = (vectors(replace(config, prioritised=wanted)) for wanted in (False, True))
-        first, second = both(sampling(uniform), sampling(prioritised, arguments.batch), arguments.batches)
-        print(f"{size:11,} {first:11.1f} {second:11.1f} {second / first:6.2f} {arguments.batch / second:12.2f}")
+    dearest = prioritised_over_uniform(map(int, arguments.sizes.split(",")), arguments.batch, arguments.batches)
     print(f"\n{'stacks of 4':>11} {'batch 32 µs':>11} {'bytes a transition':>19}")
     (frames, frames_bytes), (whole, whole_bytes) = images(4), images(1)
     first, second = both(sampling(frames), sampling(whole), arguments.batches // 10)
     print(f"{'frames':>11} {first:11.1f} {frames_bytes:19,.0f}\n{'whole':>11} {second:11.1f} {whole_bytes:19,.0f}")
+    print(f"\na prioritised batch costs {dearest:.2f} uniform ones, at most {MOST:g} asked: {verdict(dearest)}")
+    return 0 if verdict(dearest) == "holds" else 1
+
+
+def verdict(dearest: float) -> str:
+    return "holds" if dearest <= MOST else "SHORT"
+
+
+def prioritised_over_uniform(sizes: Iterable[int], batch: int, batches: int) -> float:
+    """The largest ratio over these sizes."""
+    dearest = 0.0
+    print(f"{'transitions':>11} {'uniform µs':>11} {'prioritised':>11} {'ratio':>6} {'M samples/s':>12}")
+    for size in sizes:
+        config = TrainConfig(buffer_size=size, warmup_steps=1, batch_size=batch, n_step=1)
+        uniform, prioritised = (vectors(replace(config, prioritised=wanted)) for wanted in (False, True))
+        first, second = both(sampling(uniform), sampling(prioritised, batch), batches)
+        print(f"{size:11,} {first:11.1f} {second:11.1f} {second / first:6.2f} {batch / second:12.2f}")
+        dearest = max(dearest, second / first)
+    return dearest
 
 
 def sampling(store: Any, errors: int = 0) -> Callable[[], None]:
@@ -119,4 +137,4 @@ def steps_of(number: int, obs: Any, next_obs: Any) -> RawSteps:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -31,7 +31,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     "flags",
-    [["--algorithm", "dqn", "--warmup-steps", "50"], ["--algorithm", "pqn", "--inference", "central"]],
+    [
+        ["--algorithm", "dqn", "--warmup-steps", "50", "--explorers", "2"],
+        ["--algorithm", "pqn", "--inference", "central"],
+    ],
     ids=["dqn", "pqn"],
 )
 def test_no_process_of_a_small_task_imports_torch(
