@@ -12,12 +12,18 @@ from hypothesis import strategies as st
 from multiserverrl.errors import ConfigError
 from multiserverrl.settingsfile import read_settings, settings_text
 
-KINDS: dict[str, Any] = {"count": int, "learning_rate": float, "host": str | None, "is_lit": bool}
+Option = float | int | str | bool
+KINDS: dict[str, Any] = {
+    "count": int, "learning_rate": float, "host": str | None, "is_lit": bool, "options": dict[str, Option],
+}  # fmt: skip
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+INTEGERS = st.integers(-(2**63), 2**63 - 1)
 VALUES: dict[str, st.SearchStrategy[Any]] = {
-    "count": st.integers(-(2**63), 2**63 - 1),
+    "count": INTEGERS,
     "learning_rate": st.floats(allow_nan=False),
-    "host": st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+    "host": st.none() | TEXTS,
     "is_lit": st.booleans(),
+    "options": st.dictionaries(TEXTS, st.booleans() | INTEGERS | st.floats(allow_nan=False) | TEXTS),
 }
 
 

@@ -19,10 +19,15 @@ EVALUATION = Evaluation(7, 123.4, 1.0, 20, [], 0.0, 640, 10)
 
 
 @pytest.fixture
-def counters() -> Iterator[CounterTable]:
+def channels() -> Iterator[Channels]:
     channels = Channels.create(ChannelPlan(Task((4,), 2), (1,), {"a": ("float32", (1,))}, rows=2))
-    yield channels.counters(1)
+    yield channels
     channels.close()
+
+
+@pytest.fixture
+def counters(channels: Channels) -> CounterTable:
+    return channels.counters(1)
 
 
 def test_the_clock_stands_until_the_first_env_step(counters: CounterTable) -> None:
@@ -55,6 +60,12 @@ def test_the_mean_return_is_that_of_the_windows_and_unknown_before_an_episode_en
     counters.set("recent_returns", 4)
     counters.set("recent_return_sum", 80.0)
     assert reader.read(counters, None).mean_return == 20.0
+
+
+def test_epsilon_is_not_added_up_over_explorers_that_act_by_themselves(channels: Channels) -> None:
+    for row in (0, 1):
+        channels.counters(row).set("epsilon", 0.25)
+    assert StatusReader(Clock()).read(channels.counters(0), None).epsilon == 0.25
 
 
 def test_a_plain_line_has_all_that_is_promised(counters: CounterTable) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from multiserverrl.errors import ConfigError
 from multiserverrl.train.algorithms import algorithm_for
+from multiserverrl.train.algorithms.checks import require_algorithm
 from multiserverrl.train.config import TrainConfig, config_from_json, config_to_json
 from multiserverrl.train.task import Task
 from tests.train.fakes import train_here
@@ -79,6 +80,14 @@ def test_all_that_a_plugin_lacks_of_the_protocol_is_told_at_once() -> None:
     ):
         assert part in str(refused.value)
     assert "no method act;" not in str(refused.value)
+
+
+def test_extras_cannot_take_the_place_of_what_the_trainer_gives() -> None:
+    algorithm = algorithm_for(TrainConfig(algorithm="linear-q"), TASK)
+    require_algorithm(algorithm, "it")
+    algorithm.extras_fields = {"value": ("float32", ()), "valid": ("bool", ()), "reward": ("float64", ())}
+    with pytest.raises(ConfigError, match="extras_fields has reward, valid, which the trainer gives itself"):
+        require_algorithm(algorithm, "it")
 
 
 def test_a_plugins_own_refusal_is_its_own() -> None:

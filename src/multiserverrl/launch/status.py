@@ -126,7 +126,7 @@ class StatusReader:
             updates_per_s=self._rates.per_s("updates", get("updates"), now_s),
             replay_ratio=get("replay_ratio"),
             replay_size=int(get("replay_size")),
-            epsilon=get("epsilon"),
+            epsilon=counters.largest("epsilon"),  # every explorer that acts has its own
             loss=get("loss"),
             weights_version=int(get("weights_version")),
             faults=int(get("faults")),

@@ -223,7 +223,7 @@ COUNTERS: dict[str, str] = {  # a histogram's batch counts in one bucket alone: 
     **{f"batch_rows_to_{limit}": f"batches of {limit} observations at most" for limit in BATCH_ROWS_TO},
     **{f"batch_wait_us_to_{limit}": f"batches whose first request waited {limit} µs at most" for limit in WAIT_US_TO},
     "acted_version": "version of the weights that acted last (with several explorers that act: the sum)",
-    "epsilon": "share of random actions now",
+    "epsilon": "share of random actions now (with several explorers that act: the sum)",
     # learner
     "updates": "updates, those before a resume included",
     "inserted": "transitions put into the replay buffer (or steps into rollouts), those before a resume included",

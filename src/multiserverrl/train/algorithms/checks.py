@@ -16,6 +16,7 @@ _LEARNER_METHODS = ("update", "weights", "state", "load_state")
 _FIELDS = ("transition_fields", "weights_fields", "extras_fields")
 _NEEDED = {"n_steps": ("obs", "next_obs"), "sequences": ("obs", "action")}
 _OF_N_STEPS = {"obs", "action", "reward", "next_obs", "discount", "weights_version"}
+_OURS = _OF_N_STEPS | {"terminated", "truncated", "valid", "mask", "importance", "priority", "made_of"}  # in some store
 
 
 def require_algorithm(algorithm: Any, who: str) -> None:
@@ -25,6 +26,8 @@ def require_algorithm(algorithm: Any, who: str) -> None:
     if storage not in get_args(Storage):
         wrong.append(f"its storage is {storage!r}, not one of {', '.join(get_args(Storage))}")
     wrong += [why for name in _FIELDS if (why := _wrong_fields(name, getattr(algorithm, name, None)))]
+    if not wrong and (taken := sorted(_OURS & set(algorithm.extras_fields))):
+        wrong.append(f"its extras_fields has {', '.join(taken)}, which the trainer gives itself: choose other names")
     if not wrong and storage == "n_steps":
         declared = set(algorithm.transition_fields)
         known = _OF_N_STEPS | set(algorithm.extras_fields)
