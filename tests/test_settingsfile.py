@@ -12,12 +12,20 @@ from hypothesis import strategies as st
 from multiserverrl.errors import ConfigError
 from multiserverrl.settingsfile import read_settings, settings_text
 
-KINDS: dict[str, Any] = {"count": int, "learning_rate": float, "host": str | None, "is_lit": bool}
+KINDS: dict[str, Any] = {
+    "count": int,
+    "learning_rate": float,
+    "host": str | None,
+    "is_lit": bool,
+    "more": dict[str, Any],
+}
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "count": st.integers(-(2**63), 2**63 - 1),
     "learning_rate": st.floats(allow_nan=False),
-    "host": st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+    "host": st.none() | TEXTS,
     "is_lit": st.booleans(),
+    "more": st.dictionaries(TEXTS, st.integers(-9, 9) | st.floats(allow_nan=False) | TEXTS | st.booleans()),
 }
 
 

@@ -11,6 +11,7 @@ It ends when 20 greedy episodes (no random actions) last 195 steps in the mean, 
 """
 
 import argparse
+import sys
 from collections import deque
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 import multiserverrl
+from multiserverrl.errors import MultiServerRLError
 
 GAMMA = 0.99  # looks some 100 steps ahead: so long it takes to drift off the screen
 REWARD_SCALE = 0.05  # 1 a step would add up to values near 100; a network learns numbers of about 1 sooner
@@ -220,7 +222,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # so small a network is fastest on one
 
-    env = multiserverrl.VirtualEnv(f"http://{options.host}:{options.port}", render_mode="rgb_array")
+    try:
+        env = multiserverrl.VirtualEnv(f"http://{options.host}:{options.port}", render_mode="rgb_array")
+    except MultiServerRLError as error:  # nobody answers there
+        sys.exit(error.headline)
     try:
         greedy_mean = train(env, options.episodes, options.seed)
     finally:

@@ -35,7 +35,10 @@ def read_settings(path: str, kinds: Mapping[str, Any], command: str) -> dict[str
 
 
 def settings_text(values: Mapping[str, Any]) -> str:
-    """Lines of TOML that `read_settings` reads back: texts, booleans, numbers; None, which TOML lacks, is left out."""
+    """Lines of TOML that `read_settings` reads back: texts, booleans, numbers, tables of these.
+
+    None, which TOML lacks, is left out.
+    """
     return "".join(f"{name} = {_toml(value)}\n" for name, value in values.items() if value is not None)
 
 
@@ -53,8 +56,10 @@ def _hint(name: str, known: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _toml(value: bool | int | float | str) -> str:
+def _toml(value: bool | int | float | str | dict[str, Any]) -> str:
     """TOML's basic strings are JSON's, but that TOML also wants DEL escaped."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(name)} = {_toml(each)}" for name, each in value.items()) + "}"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(value).lower() if isinstance(value, bool) else repr(value)
