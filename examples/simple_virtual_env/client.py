@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 import multiserverrl
-from multiserverrl.errors import MultiServerRLError
 
 GAMMA = 0.99  # looks some 100 steps ahead: so long it takes to drift off the screen
 REWARD_SCALE = 0.05  # 1 a step would add up to values near 100; a network learns numbers of about 1 sooner
@@ -224,7 +223,7 @@ def main() -> None:
 
     try:
         env = multiserverrl.VirtualEnv(f"http://{options.host}:{options.port}", render_mode="rgb_array")
-    except MultiServerRLError as error:  # nobody answers there
+    except multiserverrl.MultiServerRLError as error:  # nobody answers there
         sys.exit(error.headline)
     try:
         greedy_mean = train(env, options.episodes, options.seed)

@@ -142,4 +142,4 @@ def test_the_loss_is_that_of_double_dqn(client: ModuleType) -> None:
 def test_it_is_short_and_uses_virtual_env_alone() -> None:
     text = (FOLDER / "client.py").read_text("utf-8")
     assert len(text.splitlines()) <= LINES
-    assert set(re.findall(r"multiserverrl\.(\w+)", text)) == {"VirtualEnv"}
+    assert set(re.findall(r"multiserverrl\.(\w+)", text)) == {"VirtualEnv", "MultiServerRLError"}
