@@ -77,6 +77,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "--port", "99999"], "--port must be between 1 and 65535, not 99999"),
         (["train", "--servers", "2"], "--servers counts env servers that run already"),
         (["train", "--speed=9"], "multiserverrl train: error: unrecognized arguments: --speed=9"),
+        (["train", "--learning-rte=1"], "--learning-rte=1; did you mean --learning-rate?"),
+        (["eval", "a", "--video-episodes", "2"], "--video-episodes counts the episodes of a film: name its file"),
         (["train", "--explorers", "0"], "--explorers is 0: it must be at least 1"),
         (["train", "--gamma", "1.5"], "--gamma is 1.5: it must lie between 0 and 1"),
         (["train", "--log", "wanda"], "--log is 'wanda': 'wanda' is none of tensorboard, wandb, trackio"),
@@ -114,6 +116,15 @@ def test_a_token_on_the_command_line_is_not_repeated_and_its_place_is_named(
 ) -> None:
     told = refusal(capsys, *arguments)
     assert named in told and "hush" not in told
+
+
+def test_a_wrong_flag_is_told_in_a_line_and_not_after_all_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--seed", "x"])
+    [told] = capsys.readouterr().err.splitlines()
+    assert told.startswith(
+        "multiserverrl train: error: argument --seed: invalid int value: 'x' (multiserverrl train --h"
+    )
 
 
 def test_a_config_file_is_refused_by_its_name_and_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ It ends when 20 greedy episodes (no random actions) last 195 steps in the mean, 
 """
 
 import argparse
+import sys
 from collections import deque
 
 import numpy as np
@@ -220,7 +221,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # so small a network is fastest on one
 
-    env = multiserverrl.VirtualEnv(f"http://{options.host}:{options.port}", render_mode="rgb_array")
+    try:
+        env = multiserverrl.VirtualEnv(f"http://{options.host}:{options.port}", render_mode="rgb_array")
+    except multiserverrl.MultiServerRLError as error:  # nobody answers there
+        sys.exit(error.headline)
     try:
         greedy_mean = train(env, options.episodes, options.seed)
     finally:

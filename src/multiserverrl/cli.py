@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from multiserverrl.errors import ConfigError, MisuseError, MultiServerRLError
 from multiserverrl.launch.config import DEFAULT_ENV_ID, LaunchConfig
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if any(flag.partition("=")[0] == "--token" for flag in unknown):
         namespace.parser.error(_token_hint(namespace.parser))
     if unknown:
-        namespace.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        namespace.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_nearest(namespace.parser, unknown)}")
     try:
         code: int = namespace.command(namespace)
         sys.stdout.flush()
@@ -56,6 +58,20 @@ def _token_hint(parser: argparse.ArgumentParser) -> str:
     return f"there is no --token, as other users of this machine could read it: {by_file}set MULTISERVERRL_TOKEN"
 
 
+def _nearest(parser: argparse.ArgumentParser, unknown: list[str]) -> str:
+    """The flag that was meant, for the first unknown one that is like one."""
+    flags = re.findall(r"--[a-z][a-z-]*", parser.format_help())
+    close = (difflib.get_close_matches(one.partition("=")[0], flags, n=1) for one in unknown if one.startswith("--"))
+    return next((f"; did you mean {flag}?" for flag in (next(iter(found), "") for found in close) if flag), "")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in a line what is wrong, and not before it which seventy flags there are."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} ({self.prog} --help tells what there is)\n")
+
+
 def _without_output() -> int:
     """Nothing more is written at the end of the process; the exit code."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,7 +79,7 @@ def _without_output() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="multiserverrl",
         description="Serve Gymnasium environments over HTTP, and train on them.",
         allow_abbrev=False,
@@ -80,7 +96,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_serve(commands: Any) -> None:
     text = "Serve environments on one port [the origin: server with real env workers]."
-    serve = commands.add_parser("serve", help="serve environments over HTTP", description=text, allow_abbrev=False)
+    serve = commands.add_parser(
+        "serve",
+        help="serve environments over HTTP",
+        usage="%(prog)s ENV_ID [ENV_ID ...] [flags]",
+        description=text,
+        allow_abbrev=False,
+    )
     serve.add_argument("env_ids", nargs="*", metavar="ENV_ID", help=ENV_ID_HELP)
     serve.add_argument("--config", metavar="FILE", help="TOML file with these settings; flags win")
     add_flags(serve, ServerConfig)
@@ -105,7 +127,13 @@ def _add_train(commands: Any) -> None:
         "Train on environments of env servers, with explorer [exploration worker], inference-server [model worker], "
         "learner [training worker] and evaluator processes. Without --host and --port it serves ENV_ID itself."
     )
-    train = commands.add_parser("train", help="train on served environments", description=text, allow_abbrev=False)
+    train = commands.add_parser(
+        "train",
+        help="train on served environments",
+        usage="%(prog)s [ENV_ID] [flags]",
+        description=text,
+        allow_abbrev=False,
+    )
     text = f"{ENV_ID_HELP} (default {DEFAULT_ENV_ID}; with --host or --port the one that is served)"
     train.add_argument("env_id", nargs="?", metavar="ENV_ID", help=text)
     train.add_argument("--config", metavar="FILE", help="TOML file with these settings and env_id; flags win")
@@ -140,7 +168,8 @@ def _add_eval(commands: Any) -> None:
     evaluation.add_argument("--episodes", type=int, default=100, help="episodes to play (default 100)")
     text = "write an MP4 of greedy episodes (other ones than those that count); needs the extra `video`"
     evaluation.add_argument("--video", type=Path, metavar="FILE.mp4", help=text)
-    evaluation.add_argument("--video-episodes", type=int, default=1, metavar="N", help="episodes in it (default 1)")
+    text = "with --video: episodes in it (default 1)"
+    evaluation.add_argument("--video-episodes", type=int, metavar="N", help=text)
     evaluation.add_argument("--json", action="store_true", help="print one JSON object")
     add_flags(evaluation, LaunchConfig, skip=("servers", "count", "run_dir", "resume", "log", "recipe"))
     evaluation.set_defaults(command=_eval, parser=evaluation)
@@ -213,7 +242,10 @@ def _eval(namespace: argparse.Namespace) -> int:
     from multiserverrl.launch.filming import Film
 
     _log_warnings()
-    film = None if namespace.video is None else Film(namespace.video, namespace.video_episodes)
+    if namespace.video is None and namespace.video_episodes is not None:
+        raise ConfigError("--video-episodes counts the episodes of a film: name its file by --video FILE.mp4")
+    episodes = 1 if namespace.video_episodes is None else namespace.video_episodes
+    film = None if namespace.video is None else Film(namespace.video, episodes)
     launch = LaunchConfig(**given_flags(LaunchConfig, namespace))
     score = evaluate(namespace.run_dir, launch, namespace.episodes, film)
     if namespace.json:
@@ -242,6 +274,8 @@ def _runs(namespace: argparse.Namespace) -> int:
         plot_runs(found.runs, namespace.plot)
     if found.runs or namespace.json:
         print(runs_json(found) if namespace.json else runs_text(found))
+        if namespace.plot is not None and not namespace.json:
+            print(f"their learning curves: {namespace.plot}")
     else:
         print("multiserverrl: there is no run", file=sys.stderr)
     return 0 if found.runs else 1

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from multiserverrl.envs.cartpole_pixels import around_the_cart, middle_of_the_cart
-from tests.examples.support import EXAMPLES, port_of, run, running
+from tests.examples.support import EXAMPLES, free_ports, port_of, run, running
 
 FOLDER = EXAMPLES / "simple_virtual_env"
 LINES = 250
@@ -56,6 +56,12 @@ def test_server_and_client_play_and_learn_for_a_few_episodes() -> None:
     assert steps is not None, printed
     assert int(steps[1]) > 500, "it never got past its warm-up: nothing was learned from"
     assert re.search(r"ended: greedy mean return \d+\.\d", printed)
+
+
+def test_without_a_server_a_line_says_so(client: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["client.py", "--port", str(free_ports(1))])
+    with pytest.raises(SystemExit, match="nobody answers at http://localhost"):
+        client.main()
 
 
 @pytest.mark.long
@@ -136,4 +142,4 @@ def test_the_loss_is_that_of_double_dqn(client: ModuleType) -> None:
 def test_it_is_short_and_uses_virtual_env_alone() -> None:
     text = (FOLDER / "client.py").read_text("utf-8")
     assert len(text.splitlines()) <= LINES
-    assert set(re.findall(r"multiserverrl\.(\w+)", text)) == {"VirtualEnv"}
+    assert set(re.findall(r"multiserverrl\.(\w+)", text)) == {"VirtualEnv", "MultiServerRLError"}

@@ -116,6 +116,15 @@ def test_a_resumed_run_goes_on_with_its_own_settings_and_those_that_are_given_no
     assert asked.recipe == ""
 
 
+def test_a_resumed_run_keeps_its_algorithm(tmp_path: Path) -> None:
+    seats = {"groups": [], "evaluation_url": "", "evaluation_envs": 1, "is_borrowed": False}
+    record = {"env_id": "Acrobot-v1", "launch": {"env_id": "Acrobot-v1"}, "train": {"n_step": 6}}
+    RunDir.create(tmp_path / "run", {**record, "seats": seats, "owner": "x"}).close()
+    with pytest.raises(ConfigError, match=r"--resume .*run goes on with dqn, not pqn"):
+        asked_settings({"resume": str(tmp_path / "run"), "algorithm": "pqn"})
+    assert asked_settings({"resume": str(tmp_path / "run"), "algorithm": "dqn"}).train.n_step == 6
+
+
 def test_the_text_of_any_settings_reads_back_as_the_same_settings(tmp_path: Path) -> None:
     launch = LaunchConfig("Acrobot-v1", host="::1", port=7, count=9, ca_file='C:\\a "b"\n')
     train = TrainConfig(seed=3, learning_rate=1e-6, stop_at_return=1e9, hidden="7")

@@ -48,6 +48,15 @@ def test_everything_worth_watching_is_in_the_panel() -> None:
         assert shown in text
 
 
+def test_where_noise_explores_there_is_no_epsilon() -> None:
+    noisy = dataclasses.replace(STATUS, goals=dataclasses.replace(STATUS.goals, has_epsilon=False))
+    assert any("ε" in line for line in drawn(STATUS, 100))
+    assert not any("ε" in line for line in drawn(noisy, 100))
+    stream = io.StringIO()
+    PlainProgress(stream).show(noisy)
+    assert "ε –" in stream.getvalue()
+
+
 def test_a_warning_stands_in_the_panel_with_why_and_since_when() -> None:
     text = "\n".join(drawn(WARNED, 100))
     assert "the explorer-1 has sent nothing for 12 s: its [envs] hang (since 12.0 s)" in text

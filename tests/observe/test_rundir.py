@@ -111,6 +111,10 @@ def test_what_a_kill_left_unfinished_is_cleared_away_at_the_next_start(tmp_path:
     assert not list(run.path.rglob(".writing-*"))
 
 
+def test_the_default_directory_is_not_hidden(tmp_path: Path) -> None:
+    assert default_path("../envs.py:Maze", 7, NOON_S, root=tmp_path).name.startswith("envs.py-Maze-2023111")
+
+
 def test_the_default_directory_names_env_time_and_seed_and_is_never_taken(tmp_path: Path) -> None:
     first = default_path("path/to/envs.py:Maze", 7, NOON_S, root=tmp_path)
     assert first.parent == tmp_path

@@ -174,6 +174,7 @@ def test_an_env_that_cannot_be_made_anew_is_a_fault_until_it_can(vector: MakeVec
     ("env_id", "error", "words"),
     [
         ("CartPol-v1", UnknownEnvError, "did you mean .*CartPole-v1"),
+        ("json:Zzzzzzzz-v0", UnknownEnvError, r"json registers none so named: make it in a file"),
         ("nowhere.at.all:Env-v0", UnknownEnvError, "cannot be imported"),
         ("no/such/file.py:Env", UnknownEnvError, "no file no/such/file.py"),
         (f"{ENVS}:Nothing-v0", UnknownEnvError, "Nothing-v0"),

@@ -113,6 +113,8 @@ def _resumed(given: dict[str, Any]) -> Asked:
     launch, train = resumed_settings(Path(given["resume"]))
     if given.get("env_id") not in (None, launch.env_id):
         raise ConfigError(f"--resume {given['resume']} goes on with {launch.env_id}, not {given['env_id']}")
+    if given.get("algorithm", train.algorithm) != train.algorithm:  # its weights and its replay buffer are of this one
+        raise ConfigError(f"--resume {given['resume']} goes on with {train.algorithm}, not {given['algorithm']}")
     return Asked(
         dataclasses.replace(launch, **_of(LaunchConfig, {**given, "env_id": launch.env_id})),
         dataclasses.replace(train, **_of(TrainConfig, given)),

@@ -30,7 +30,8 @@ class LaunchConfig:
     fingerprint: str | None = setting(None, "SHA-256 of their certificate, as serve prints it; no other is believed")
     count: int | None = setting(
         None,
-        f"virtual environments in all (default {DEFAULT_COUNT} with an embedded server, elsewhere all that are free)",
+        f"virtual environments of the run (default {DEFAULT_COUNT} with a server of its own, elsewhere all that are "
+        "free); evaluation takes others that are free beside them, or, where there are none, an eighth of these",
     )
     run_dir: str | None = setting(None, "directory of this run (default runs/ENV-TIME-SEED)", metavar="DIR")
     resume: str | None = setting(None, "go on with the run in this directory", metavar="RUN_DIR")

@@ -88,11 +88,14 @@ class Reporter:
 
 
 def goals_of(plan: RunPlan) -> Goals:
-    """Rollouts are learned from and left: a run that learns from them has neither replay ratio nor replay buffer."""
+    """Rollouts are learned from and left: a run that learns from them has neither replay ratio nor replay buffer.
+
+    Noise explores without ε.
+    """
     config = plan.config
     if algorithm_for(config, plan.task).storage == "rollouts":
         return Goals(config.stop_at_return)
-    return Goals(config.stop_at_return, config.replay_ratio, config.buffer_size)
+    return Goals(config.stop_at_return, config.replay_ratio, config.buffer_size, has_epsilon=not config.noisy)
 
 
 class LocalRun:

@@ -99,7 +99,8 @@ def _rows(status: Status, history: History, width: int, is_utf8: bool) -> Iterab
     if goals.buffer_size:
         share = min(status.replay_size / goals.buffer_size, 1.0)
         yield "replay", f"{_bar(share, 10 if is_narrow else 20, is_utf8)} {share:.0%} of {goals.buffer_size:,}"
-    yield "ε" if is_utf8 else "epsilon", f"{status.epsilon:.3f}"
+    if goals.has_epsilon:
+        yield "ε" if is_utf8 else "epsilon", f"{status.epsilon:.3f}"
     if status.mean_return is not None:
         yield "return", f"{sparkline(history.returns, curve, bars=bars)} {status.mean_return:.1f}"
     goal = "" if goals.stop_at_return is None else f", goal {goals.stop_at_return:g}"

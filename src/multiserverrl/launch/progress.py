@@ -156,7 +156,7 @@ def rows_of(status: Status) -> list[tuple[str, str]]:
         ("env steps/s", f"{status.env_steps_per_s:.0f}"),
         ("updates/s", f"{status.updates_per_s:.0f}"),
         ("replay ratio", f"{status.replay_ratio:.3f}" if status.replay_ratio else "–"),
-        ("ε", f"{status.epsilon:.3f}"),
+        ("ε", f"{status.epsilon:.3f}" if status.goals.has_epsilon else "–"),
         ("evaluation", evaluation),
         *([("faults", f"{status.faults}")] if status.faults else []),
         *([("warnings", status.warned)] if status.warnings else []),

@@ -23,6 +23,7 @@ class Goals:
     stop_at_return: float | None = None
     replay_ratio: float | None = None
     buffer_size: int | None = None
+    has_epsilon: bool = True
 
 
 @dataclass(frozen=True)

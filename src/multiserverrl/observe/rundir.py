@@ -155,6 +155,7 @@ class RunDir:
 def default_path(env_id: str, seed: int, now_s: float, root: Path = Path("runs")) -> Path:
     """runs/CartPole-v1-20260131-235959-0, with a number behind it where that exists."""
     name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in env_id)
+    name = name.lstrip("-.")  # of ../envs.py:Maze: what begins with a dot is hidden, with a hyphen looks like a flag
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now_s))
     first = root / f"{name}-{stamp}-{seed}"
     others = (root / f"{first.name}-{number}" for number in range(2, 1000))

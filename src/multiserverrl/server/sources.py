@@ -150,5 +150,9 @@ def _refuse(env_id: str, name: str) -> None:
         raise ConfigError(_OLD_GYM.format(name=env_id))
     close = difflib.get_close_matches(name, list(gymnasium.registry), n=3, cutoff=0.6)
     module = f"ale_py:{name}" if name.startswith("ALE/") else "module:Env-v0"
-    hint = f"did you mean {', '.join(close)}?" if close else f"give its module ({module}) or file (file.py:EnvClass)"
+    hint = f"give its module ({module}) or file (file.py:EnvClass)"
+    if name != env_id:
+        hint = f"{env_id.rpartition(':')[0]} registers none so named: make it in a file (file.py:function)"
+    if close:
+        hint = f"did you mean {', '.join(close)}?"
     raise UnknownEnvError(f"no environment {env_id} is registered with Gymnasium; {hint}")

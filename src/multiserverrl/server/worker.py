@@ -51,7 +51,7 @@ from multiserverrl.wire.trees import unpack_tree
 
 _CHUNK_BYTES, _MOST_FDS, _NO_FD = 1 << 16, 16, -1
 
-__all__ = ["answer_commands", "run_worker"]
+__all__ = ["answer_commands", "draw_without_screen", "run_worker"]
 
 
 def run_worker(config: bytes, fds: list[int]) -> None:
@@ -59,6 +59,7 @@ def run_worker(config: bytes, fds: list[int]) -> None:
     worker_config = msgspec.msgpack.decode(config, type=WorkerConfig)
     os.set_inheritable(fds[0], False)  # an env may start processes of its own
     _prepare_output()
+    draw_without_screen()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     with contextlib.suppress(OSError):  # short of memory, the system ends an env worker, not the front
         Path("/proc/self/oom_score_adj").write_text("500")
@@ -76,6 +77,12 @@ def _prepare_output() -> None:
     faulthandler.enable(ours)
     if hasattr(faulthandler, "register"):
         faulthandler.register(SHOW_WHERE, ours)
+
+
+def draw_without_screen() -> None:
+    """SDL, with which pygame draws, is told where there is no screen: it prints an error else, and draws as well."""
+    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 def _leave_threads_behind() -> None:

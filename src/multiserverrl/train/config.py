@@ -95,8 +95,8 @@ class TrainConfig:
     prioritised: bool = setting(False, "sample transitions by the error that they were last learned with")
     priority_exponent: float = setting(0.5, "with --prioritised: α, from 0 (uniform) to 1 (by the error itself)")
     importance_start: float = setting(0.4, "with --prioritised: β at the start, rising to 1 (no bias)")
-    replay_ratio: float = setting(0.25, "updates per transition that comes into the replay buffer")
     importance_steps: int = setting(100_000, "with --prioritised: β has become 1 after this many", unit="transitions")
+    replay_ratio: float = setting(0.25, "updates per transition that comes into the replay buffer")
     publish_every: int = setting(8, "the learner publishes its weights after this many", unit="updates")
 
     rollout_steps: int = setting(16, "pqn: steps of every env that make a rollout", unit="steps")
@@ -250,7 +250,9 @@ _NOT_NEGATIVE = (
 
 def _require(config: TrainConfig, name: str, is_right: bool, why: str) -> None:
     if not is_right:
-        raise ConfigError(f"{flag_name(name)} is {getattr(config, name)!r}: it {why}")
+        value = getattr(config, name)
+        flag = flag_name(name if value is not False else f"no_{name}")
+        raise ConfigError(f"{flag}: it {why}" if isinstance(value, bool) else f"{flag} is {value!r}: it {why}")
 
 
 def _is_sizes(text: str) -> bool:

@@ -265,8 +265,8 @@ class Training:
         except msgspec.ValidationError as error:
             raise CheckpointError(f"{checkpoint.name} does not hold the state of a run: {error}") from error
         if (state.task, state.algorithm) != (self.task, self.config.algorithm):
-            kept = f"{state.algorithm} on {state.task}"
-            raise CheckpointError(f"the checkpoint is of {kept}, this run's env is {self.task}")
+            kept, here = f"{state.algorithm} on {state.task}", f"{self.config.algorithm} on {self.task}"
+            raise CheckpointError(f"the checkpoint is of {kept}; this run is of {here}")
         return state
 
     def _carry_over(self, state: _State) -> None:
