@@ -130,7 +130,7 @@ def test_a_run_ends_when_its_greedy_return_is_reached_and_keeps_the_weights_that
     assert result["seed"] == 0
     assert 0.0 <= result["wall_s"] <= result["ended_unix_s"] - result["first_step_unix_s"]
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
-    assert all(sum(result["inference"][histogram].values()) > 10 for histogram in ("batch_rows", "batch_wait_us"))
+    assert all(sum(result["inference"][histogram].values()) > 0 for histogram in ("batch_rows", "batch_wait_us"))
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["train"]["stop_at_return"] == 12.0
     assert "torch" in config["versions"]
