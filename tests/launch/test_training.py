@@ -112,6 +112,7 @@ def open_descriptors() -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind() -> object:
     before = psutil.Process().children(recursive=True)  # a server that other tests share, say
+    gc.collect()  # what earlier tests left to it
     descriptors = open_descriptors()
     yield
     gc.collect()  # an error's frames hold views of the channels

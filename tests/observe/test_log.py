@@ -58,7 +58,8 @@ def test_a_process_whose_lines_nobody_reads_goes_on_and_counts_them() -> None:
         "log('heard')\n"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", program], text=True, **pipes) as process:
+    environment = {**os.environ, LEVEL_VARIABLE: "info"}
+    with subprocess.Popen([sys.executable, "-c", program], text=True, env=environment, **pipes) as process:
         assert process.stdout is not None and process.stdout.readline() == "all said\n"
         assert process.stderr is not None
         room = os.read(process.stderr.fileno(), 1 << 20).decode()  # before: it may log again sooner than we read

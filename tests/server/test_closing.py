@@ -47,8 +47,9 @@ def test_envs_are_closed_though_whoever_took_their_place_went_away_meanwhile(tmp
     env_id = env_that_closes_by(tmp_path, f"self.steps and (time.sleep(0.5), open({str(closed)!r}, 'w').close())")
     with serving(env_id, count=1, workers=1) as server:
         older = RawSession(server.url, env_id, owner="the-key-of-a-run")
-        older.ask(Reset(0, 1, options=pack_tree({"how": "sleep", "at": 1, "sleep_s": 0.5})))
-        older.connection.send(frames.encode(Step(0, 2), bytes(8)))
+        older.ask(Reset(0, 1, options=pack_tree({"how": "sleep", "at": 2, "sleep_s": 0.5})))
+        older.ask(Step(0, 2), bytes(8))
+        older.connection.send(frames.encode(Step(0, 3), bytes(8)))
         newer = Connection(Address.parse(server.url), 20)
         newer.send(frames.encode(Open(PROTOCOL_VERSION, owner="the-key-of-a-run")))
         with pytest.raises(ConnectionEnded):  # it was told to make room, perhaps when its step had been answered

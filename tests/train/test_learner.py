@@ -458,7 +458,7 @@ def test_rollouts_are_resumed_from_a_checkpoint_to_the_bit(tmp_path: Path) -> No
 
 def test_a_checkpoint_of_another_env_is_refused(tmp_path: Path) -> None:
     Learned(tmp_path, 0, 1)
-    with pytest.raises(CheckpointError, match="this run's env"):
+    with pytest.raises(CheckpointError, match="this run is of dqn on"):
         Learned(tmp_path, 0, 0, task=Task(obs_shape=(3,), num_actions=2))
 
 
