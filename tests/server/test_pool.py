@@ -79,13 +79,12 @@ def test_a_worker_whose_answer_waits_for_a_front_that_stood_still_is_not_late() 
 
 def test_a_worker_that_is_too_large_without_envs_is_refused_and_not_killed_while_it_starts() -> None:
     async def run() -> None:
-        pool = WorkerPool(1, start_deadline_s=20.0, max_mb=1)
+        pool = WorkerPool(1, start_deadline_s=20.0, max_mb=20)
         await pool.start()
         (worker,) = pool.workers
-        await worker.call(pack(DropShard(7)), 20.0)  # it is up
         pool.look_after(asyncio.get_running_loop().time())
         assert not worker.failure_cause
-        with pytest.raises(ConfigError, match=r"--max-worker-mb 1: an env worker takes \d+ MB before it has any env"):
+        with pytest.raises(ConfigError, match=r"--max-worker-mb 20: an env worker takes \d+ MB before it has any env"):
             await pool.check_bare_size()
         await pool.close()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from multiserverrl.errors import ConfigError, ServerFull
 from multiserverrl.observe.log import log
-from multiserverrl.server.commands import Probe, Probed
+from multiserverrl.server.commands import DropShard, Probe, Probed
 from multiserverrl.server.workerhandle import StartWorker
 from multiserverrl.server.workerline import Worker
 from multiserverrl.wire.messages import EnvInfo
@@ -26,6 +26,7 @@ _SOON_S = 0.25  # a deadline that comes before the next look has a look of its o
 _MEMORY_HARD = 1.5  # times --max-worker-mb: running episodes end
 _LEAST_LIFE_S = 1.0  # before a worker is renewed for its size
 _MB = 1e6
+_NOBODYS = -1  # a shard that no worker has
 
 
 class _Record:
@@ -87,6 +88,7 @@ class WorkerPool:
         if self._max_mb is not None:
             for worker in self.workers:
                 await worker.wait_up(self._start_deadline_s)
+                await worker.ask(DropShard(_NOBODYS), self._start_deadline_s)  # it answers once all is loaded
             self.check_size()
             self._keeps_size = True
 
