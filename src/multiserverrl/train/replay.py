@@ -54,6 +54,11 @@ class Replay:
     def __len__(self) -> int:
         return min(self.inserted, self.capacity)
 
+    @property
+    def item_bytes(self) -> int:
+        """Of one transition."""
+        return sum(array[:1].nbytes for array in self.arrays.values())
+
     def insert(self, transitions: dict[str, Array], source: Source = NO_STEPS, frames: int = 0) -> int:
         """Put (K, ...) transitions in, over the oldest where it is full, and note what they were made of; K.
 
@@ -74,7 +79,7 @@ class Replay:
         return self.rows(rng.integers(0, len(self), count))
 
     def rows(self, rows: Array) -> dict[str, Array]:
-        """Copies of the transitions in these rows."""
+        """Copies of the transitions in these rows, of any shape: a field is (*rows.shape, ...)."""
         return {name: array[rows] for name, array in self.arrays.items()}
 
     def contents(self) -> dict[str, Array]:

@@ -22,9 +22,9 @@ from multiserverrl.train.task import Task
 __all__ = ["NumpyDQNLearner", "require_same"]
 
 _BETA_1, _BETA_2 = 0.9, 0.999
-# Dead ReLUs leave zeros in the gradient, Adam's moments then decay into denormals: 1.7 times slower. These keep
-# them above, far below anything that moves a weight.
-_LEAST_GRADIENT, _LEAST_SQUARE = np.float32(1e-20), np.float32(1e-30)
+# Dead ReLUs leave zeros in the gradient, Adam's moments would decay into denormals: 1.7 times slower. These keep them
+# above, far below anything that moves a weight. (Added to the gradient, their squares would be denormals themselves.)
+_LEAST_FIRST, _LEAST_SECOND = np.float32(1e-20), np.float32(1e-30)
 
 
 class _Layer(NamedTuple):
@@ -71,11 +71,11 @@ class NumpyDQNLearner:
             (values, inputs), judged = _values(self._online, obs), next_values
         wanted = batch["reward"] + batch["discount"] * next_values[rows, judged.argmax(axis=1)]  # (B,)
         error = values[rows, batch["action"]] - wanted  # (B,)
-        size = np.abs(error)
-        losses = np.where(size < 1.0, 0.5 * error * error, size - 0.5)  # Huber's
+        cut = np.minimum(np.maximum(error, -1.0), 1.0)  # the slope of Huber's loss
+        losses = cut * (error - 0.5 * cut)
         share = batch.get("importance", np.float32(1.0)) / np.float32(B)  # of each in the loss
         slope = np.zeros_like(values)  # (B, A) of the loss in the values
-        slope[rows, batch["action"]] = np.clip(error, -1.0, 1.0) * share
+        slope[rows, batch["action"]] = cut * share
         _backward(self._online, inputs, slope)
         self._adam(learning_rate_at(self.config, env_steps))
         self.updates += 1
@@ -89,15 +89,15 @@ class NumpyDQNLearner:
         if self.config.max_grad_norm:
             length = math.sqrt(np.dot(gradient, gradient))
             gradient *= np.float32(min(1.0, self.config.max_grad_norm / (length + 1e-6)))  # as torch does
-        gradient += _LEAST_GRADIENT
         first *= np.float32(_BETA_1)
         np.multiply(gradient, np.float32(1.0 - _BETA_1), out=scratch)
         first += scratch
+        first += _LEAST_FIRST
         second *= np.float32(_BETA_2)
         gradient *= gradient
         gradient *= np.float32(1.0 - _BETA_2)
         second += gradient
-        second += _LEAST_SQUARE
+        second += _LEAST_SECOND
         np.sqrt(second, out=scratch)
         scratch *= np.float32(1.0 / math.sqrt(1.0 - _BETA_2**self.steps))
         scratch += np.float32(self.config.adam_epsilon)

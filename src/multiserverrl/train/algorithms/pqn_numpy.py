@@ -23,9 +23,9 @@ __all__ = ["NumpyArithmetic", "network_fields", "q_values"]
 _LEAST_VARIANCE = np.float32(1e-5)
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 _LONGEST_AVERAGE = 2.0 / (1.0 - _BETA_2) - 1.0  # of RAdam's moving second moment: ρ∞
-# Dead ReLUs leave zeros in the gradient, the moments then decay into denormals, and a step of the optimiser takes four
-# times as long. This keeps them above, its square too, and is far below anything that moves a weight.
-_LEAST_GRADIENT = np.float32(1e-15)
+# Dead ReLUs leave zeros in the gradient, the moments would decay into denormals, and a step of the optimiser take four
+# times as long. These keep them above, and are far below anything that moves a weight.
+_LEAST_FIRST, _LEAST_SECOND = np.float32(1e-20), np.float32(1e-30)
 
 
 def network_fields(config: TrainConfig, task: Task) -> Fields:
@@ -131,14 +131,15 @@ class NumpyArithmetic:
     def _radam(self, learning_rate: float) -> None:
         self._steps += 1
         gradient, first, second, scratch = self._gradient, self._first, self._second, self._scratch
-        gradient += _LEAST_GRADIENT
         first *= np.float32(_BETA_1)
         np.multiply(gradient, np.float32(1.0 - _BETA_1), out=scratch)
         first += scratch
+        first += _LEAST_FIRST
         second *= np.float32(_BETA_2)
         gradient *= gradient
         gradient *= np.float32(1.0 - _BETA_2)
         second += gradient
+        second += _LEAST_SECOND
         size = learning_rate / (1.0 - _BETA_1**self._steps)
         if (rectified := _rectification(self._steps)) is None:
             np.multiply(first, np.float32(size), out=scratch)

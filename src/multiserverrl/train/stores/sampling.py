@@ -59,7 +59,11 @@ class Uniform:
         return {}
 
     def draw(self, rng: np.random.Generator, inserted: int) -> Drawn:
-        return Drawn(rng.integers(0, len(self._replay), self._batch_size), None)
+        return Drawn(self.draws(rng, 1)[0], None)
+
+    def draws(self, rng: np.random.Generator, count: int) -> Array:
+        """(count, B) rows, of so many batches."""
+        return rng.integers(0, len(self._replay), (count, self._batch_size))
 
     def learned(self, rows: Array, updated: Updated) -> None:
         pass
