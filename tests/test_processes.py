@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import pytest
 
-from multiserverrl.processes import Child, cause_of_exit, start_child
+from multiserverrl.processes import Child, cause_of_exit, deferring, start_child
 from tests.process_entries import HERE
 
 DEADLINE_S = 30.0
@@ -175,3 +175,12 @@ def test_a_child_says_what_memory_it_has_for_itself_until_it_ends(start: Start, 
     assert held is not None and 50e6 < held < 200e6
     child.kill()
     assert child.memory_bytes() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="of Linux alone")
+def test_children_that_are_started_deferring_interrupt_nobody_and_their_parent_stays_as_it_was(start: Start) -> None:
+    with deferring():
+        child = start("wait_for_ever")
+        assert os.sched_getscheduler(0) == os.SCHED_BATCH
+    assert os.sched_getscheduler(child.pid) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER

@@ -18,6 +18,7 @@ from multiserverrl.launch.channels import Channels
 from multiserverrl.launch.envs import open_envs
 from multiserverrl.launch.roles import Brief
 from multiserverrl.observe.log import log_to_stderr
+from multiserverrl.processes import defer
 from multiserverrl.train.channels import ActionClient
 
 __all__ = ["evaluator", "explorer", "inference", "learner"]
@@ -25,11 +26,13 @@ __all__ = ["evaluator", "explorer", "inference", "learner"]
 
 def explorer(config: bytes, fds: list[int]) -> None:
     """The process that drives virtual envs [exploration worker]."""
+    defer()
     _run(config, _explore)
 
 
 def inference(config: bytes, fds: list[int]) -> None:
     """The process that turns observations into actions [model worker]."""
+    defer()
     _run(config, _infer)
 
 
@@ -42,6 +45,7 @@ def evaluator(config: bytes, fds: list[int]) -> None:
     """The process that plays greedy episodes with published weights."""
     if hasattr(os, "nice"):
         os.nice(10)  # it takes what the others leave
+    defer()
     _run(config, _evaluate)
 
 

@@ -17,6 +17,7 @@ from multiserverrl.client.trust import Trust
 from multiserverrl.errors import ConfigError, UnknownEnvError
 from multiserverrl.launch.config import DEFAULT_COUNT, DEFAULT_ENV_ID, LaunchConfig
 from multiserverrl.launch.seats import MOST_EVALUATION_ENVS, Offer
+from multiserverrl.processes import deferring
 from multiserverrl.train.task import Task, task_of
 
 __all__ = ["Place", "open_place", "served_env_id"]
@@ -74,7 +75,8 @@ def _embedded(launch: LaunchConfig, evaluation_envs: int) -> Iterator[Place]:
 
     env_id, count = launch.env_id or DEFAULT_ENV_ID, launch.count or DEFAULT_COUNT
     capacity = count + min(evaluation_envs, MOST_EVALUATION_ENVS)
-    server = start_server(ServerConfig(env_ids=(env_id,), port=0, count=capacity))
+    with deferring():
+        server = start_server(ServerConfig(env_ids=(env_id,), port=0, count=capacity))
     try:
         yield dataclasses.replace(_served([server.url], env_id, count, {}, launch.trust), tend=server.poll)
     finally:

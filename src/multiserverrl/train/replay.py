@@ -80,7 +80,7 @@ class Replay:
 
     def rows(self, rows: Array) -> dict[str, Array]:
         """Copies of the transitions in these rows, of any shape: a field is (*rows.shape, ...)."""
-        return {name: array[rows] for name, array in self.arrays.items()}
+        return {name: array.take(rows, axis=0) for name, array in self.arrays.items()}  # a fourth of array[rows]
 
     def contents(self) -> dict[str, Array]:
         """Views of all that must be kept to make the same buffer again."""

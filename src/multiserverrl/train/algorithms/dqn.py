@@ -117,10 +117,10 @@ class DQNLearner:
         self.config, self.task, self.network = config, task, QNetwork(config, task)
         self.device = open_device(config.torch_device, config.torch_threads)
         fresh = weights_on(self.network.fresh(np.random.default_rng([config.seed, 0])), self.device)
-        self.online = {name: tensor.requires_grad_() for name, tensor in fresh.items()}
+        self.adam = Adam(fresh, config.adam_epsilon, config.max_grad_norm)
+        self.online = self.adam.tensors
         self.target = {name: tensor.detach().clone() for name, tensor in fresh.items()}
         self.support = torch.linspace(config.v_min, config.v_max, config.atoms, device=self.device)
-        self.adam = Adam(self.online, config.adam_epsilon, config.max_grad_norm)
         self.updates = 0
 
     def update(self, batch: Batch, env_steps: int) -> Updated:
@@ -153,7 +153,8 @@ class DQNLearner:
 
     def state(self) -> dict[str, Array]:
         """As the NumPy learner's: either goes on from the other's checkpoint."""
-        return {"updates": np.array([self.updates]), **arrays_of(self._kept())}
+        steps = {f"adam.step.{name}": np.array(self.adam.steps, np.float32) for name in self.online}
+        return {"updates": np.array([self.updates]), **steps, **arrays_of(self._kept())}
 
     def load_state(self, state: dict[str, Array]) -> None:
         import torch
@@ -162,6 +163,7 @@ class DQNLearner:
         with torch.no_grad():
             for name, tensor in self._kept().items():
                 tensor.copy_(torch.from_numpy(state[name]))
+        self.adam.steps = int(state[f"adam.step.{next(iter(self.online))}"])
         self.updates = int(state["updates"][0])
 
     def _kept(self) -> dict[str, torch.Tensor]:
@@ -206,11 +208,11 @@ def huber_losses(
     values: torch.Tensor, next_values: torch.Tensor, reward: torch.Tensor, discount: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, 1) values → (B,) losses and temporal-difference errors."""
-    from torch.nn.functional import smooth_l1_loss
+    import torch
 
-    values, wanted = values.squeeze(1), reward + discount * next_values.squeeze(1)  # (B,)
-    assert values.shape == wanted.shape
-    return smooth_l1_loss(values, wanted, reduction="none"), wanted - values
+    errors = torch.addcmul(reward, discount, next_values.squeeze(1)) - values.squeeze(1)  # (B,)
+    cut = errors.detach().clamp(-1.0, 1.0)  # the loss's slope in the errors
+    return cut * (errors - 0.5 * cut), errors
 
 
 def c51_losses(

@@ -22,9 +22,11 @@ from multiserverrl.train.task import Task
 __all__ = ["NumpyDQNLearner", "require_same"]
 
 _BETA_1, _BETA_2 = 0.9, 0.999
-# Dead ReLUs leave zeros in the gradient, Adam's moments would decay into denormals: 1.7 times slower. These keep them
-# above, far below anything that moves a weight. (Added to the gradient, their squares would be denormals themselves.)
-_LEAST_FIRST, _LEAST_SECOND = np.float32(1e-20), np.float32(1e-30)
+_NEW_FIRST, _NEW_SECOND = 1.0 - _BETA_1, 1.0 - _BETA_2
+# Dead ReLUs leave zeros in the gradient, Adam's moments would decay into denormals: 1.7 times slower. These, added now
+# and then, keep them above, far below anything that moves a weight. (Added to the gradient, their squares would be
+# denormals themselves.)
+_LEAST_FIRST, _LEAST_SECOND, _RENEWED_EVERY = np.float32(1e-20), np.float32(1e-30), 16
 
 
 class _Layer(NamedTuple):
@@ -74,8 +76,8 @@ class NumpyDQNLearner:
         cut = np.minimum(np.maximum(error, -1.0), 1.0)  # the slope of Huber's loss
         losses = cut * (error - 0.5 * cut)
         share = batch.get("importance", np.float32(1.0)) / np.float32(B)  # of each in the loss
-        slope = np.zeros_like(values)  # (B, A) of the loss in the values
-        slope[rows, batch["action"]] = cut * share
+        slope = np.zeros_like(values)  # (B, A) of the loss in the values, scaled as `_adam` wants it
+        slope[rows, batch["action"]] = cut * (share * np.float32(_NEW_FIRST))
         _backward(self._online, inputs, slope)
         self._adam(learning_rate_at(self.config, env_steps))
         self.updates += 1
@@ -84,25 +86,29 @@ class NumpyDQNLearner:
         return Updated(float((losses * share).sum()), -error)
 
     def _adam(self, learning_rate: float) -> None:
+        """In as few passes over the flat arrays as can be: each takes about 3 µs of an update's 350 for 17,000 weights.
+
+        `self._gradient` holds (1 - β₁)·g, as the slope was scaled. The bias corrections stand in numbers alone.
+        """
         self.steps += 1
         gradient, first, second, scratch = self._gradient, self._first, self._second, self._scratch
         if self.config.max_grad_norm:
-            length = math.sqrt(np.dot(gradient, gradient))
+            length = math.sqrt(np.dot(gradient, gradient)) / _NEW_FIRST
             gradient *= np.float32(min(1.0, self.config.max_grad_norm / (length + 1e-6)))  # as torch does
         first *= np.float32(_BETA_1)
-        np.multiply(gradient, np.float32(1.0 - _BETA_1), out=scratch)
-        first += scratch
-        first += _LEAST_FIRST
+        first += gradient
         second *= np.float32(_BETA_2)
         gradient *= gradient
-        gradient *= np.float32(1.0 - _BETA_2)
+        gradient *= np.float32(_NEW_SECOND / _NEW_FIRST**2)
         second += gradient
-        second += _LEAST_SECOND
+        if self.steps % _RENEWED_EVERY == 0:
+            first += _LEAST_FIRST
+            second += _LEAST_SECOND
+        correction = math.sqrt(1.0 - _BETA_2**self.steps)
         np.sqrt(second, out=scratch)
-        scratch *= np.float32(1.0 / math.sqrt(1.0 - _BETA_2**self.steps))
-        scratch += np.float32(self.config.adam_epsilon)
+        scratch += np.float32(self.config.adam_epsilon * correction)
         np.divide(first, scratch, out=scratch)
-        scratch *= np.float32(learning_rate / (1.0 - _BETA_1**self.steps))
+        scratch *= np.float32(learning_rate * correction / (1.0 - _BETA_1**self.steps))
         self._parameters -= scratch
 
     def weights(self) -> Weights:
@@ -197,10 +203,11 @@ def _through(layers: list[_Layer], values: Array) -> tuple[Inputs, Array]:
 
 def _back(layers: list[_Layer], inputs: Inputs, slope: Array, *, is_first: bool = False) -> Array:
     """The slope in what went into the first layer; where nothing `is_first` before it, that is not computed."""
+    ones = np.ones(len(slope), np.float32)  # a product with them takes a third of the time of a sum
     for number in reversed(range(len(layers))):
         layer = layers[number]
         np.matmul(slope.T, inputs[number], out=layer.weight_slope)
-        slope.sum(axis=0, out=layer.bias_slope)
+        np.matmul(ones, slope, out=layer.bias_slope)
         if number or not is_first:
             slope = slope @ layer.weight
         if number:

@@ -51,6 +51,8 @@ def new_mlp(rng: np.random.Generator, inputs: int, hidden: tuple[int, ...], outp
 
 def numbers_of(obs: Array) -> Array:
     """(B, ...) → (B, inputs) float32; bytes come scaled to 0..1, as every network of ours sees them."""
+    if obs.ndim == 2 and obs.dtype == np.float32:
+        return obs
     flat = obs.reshape(len(obs), math.prod(obs.shape[1:])).astype(np.float32, copy=False)  # B may be 0
     return flat * np.float32(1 / 255) if obs.dtype == np.uint8 else flat
 
