@@ -126,3 +126,28 @@ def test_an_algorithm_that_tells_no_errors_cannot_be_prioritised() -> None:
 def test_uniform_batches_have_no_weights() -> None:
     store = taken(store_on(replace(CONFIG, prioritised=False), PLAIN), some_steps(60))
     assert "importance" not in store.batch()
+
+
+def test_owed_batches_that_are_gathered_at_once_are_those_that_would_come_one_by_one() -> None:
+    config = replace(CONFIG, prioritised=False, replay_ratio=1.0)
+    ahead, single = (taken(store_on(config, PLAIN), some_steps(60)) for _ in range(2))
+    assert ahead.owes(0)
+    before = single.rng.bit_generator.state["state"]
+    for _ in range(ahead._most_ahead):
+        np.testing.assert_array_equal(ahead.batch()["obs"], single.batch()["obs"])  # `single` was never asked
+    assert not ahead._ahead and ahead.rng.bit_generator.state == single.rng.bit_generator.state
+    assert single.rng.bit_generator.state["state"] != before
+
+
+def test_a_batch_that_was_gathered_before_something_was_inserted_is_not_learned_from() -> None:
+    config = replace(CONFIG, prioritised=False, replay_ratio=1.0, buffer_size=12)
+    steps = list(some_steps(40))
+    store = taken(store_on(config, PLAIN), steps[:20])
+    assert store.owes(0)
+    store.batch()
+    assert store._ahead
+    old = {tuple(obs) for obs in store.replay.arrays["obs"]}
+    taken(store, steps[20:])
+    new = {tuple(obs) for obs in store.replay.arrays["obs"]}
+    assert not old & new
+    assert {tuple(obs) for obs in store.batch()["obs"]} <= new

@@ -1,6 +1,6 @@
 """The DQN family's learner in NumPy: forward, backward and Adam on one page, for plain networks on the CPU.
 
-The same updates as the torch learner (equal within 1e-5 over 100 of them), about 1.5 times as many a second in a
+The same updates as the torch learner (equal within 1e-5 over 100 of them), about twice as many a second in a
 whole run on CartPole (bench/train.py), and no process imports torch. Double, dueling and prioritised are here;
 distributions and noise are torch's. Equations as in `dqn`; Adam: Kingma and Ba (ICLR 2015), algorithm 1.
 """

@@ -107,12 +107,12 @@ class NumpyArithmetic:
     def _note(self, name: str, inputs: Array, slope: Array) -> None:
         """The gradient of a linear layer, from the slope in its outputs (B, out)."""
         np.matmul(slope.T, inputs, out=self._slopes[f"{name}.weight"])
-        slope.sum(axis=0, out=self._slopes[f"{name}.bias"])
+        np.matmul(_ones(slope), slope, out=self._slopes[f"{name}.bias"])
 
     def _through_norm(self, name: str, kept: _Kept, slope: Array) -> Array:
         """From the slope in a LayerNorm's outputs to the slope in its inputs, both (B, H)."""
         normed, inverse = kept
-        slope.sum(axis=0, out=self._slopes[f"{name}.shift"])
+        np.matmul(_ones(slope), slope, out=self._slopes[f"{name}.shift"])
         np.einsum("bh,bh->h", slope, normed, out=self._slopes[f"{name}.scale"])
         slope *= self._online[f"{name}.scale"]
         along = np.einsum("bh,bh->b", slope, normed)[:, None] / np.float32(slope.shape[1])  # (B, 1)
@@ -176,6 +176,11 @@ class NumpyArithmetic:
             views[name] = flat[begin:end].reshape(shape)
             begin = end
         return views
+
+
+def _ones(rows: Array) -> Array:
+    """One for each row: a product with them takes a third of the time of a sum."""
+    return np.ones(len(rows), np.float32)
 
 
 def _rectification(steps: int) -> float | None:
