@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -84,6 +85,37 @@ def test_rainbow_without_recipe_is_rainbow() -> None:
     parts = config.double, config.dueling, config.prioritised, config.distributional, config.n_step, config.noisy
     assert parts == (True, True, True, "c51", 3, False), "but for what a flag takes away"
     assert config.adam_epsilon == TrainConfig.adam_epsilon
+
+
+def test_a_recipes_value_that_the_flags_leave_without_a_meaning_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = {"distributional": "c51", "v_max": 50.0, "epsilon_start": 1.0, "n_step": 2}
+    monkeypatch.setitem(RECIPES, ("dqn", "Acrobot-v1"), recipe)
+    asked = {"env_id": "Acrobot-v1", "distributional": "qr", "exploration": "per-env"}
+    expected = TrainConfig(gamma=0.9, batch_size=7, n_step=2, distributional="qr", exploration="per-env")
+    assert asked_settings(asked).train == expected
+    with pytest.raises(ConfigError, match=r"--v-max is 20\.0: it has no meaning without --distributional c51"):
+        asked_settings({**asked, "v_max": 20.0})
+
+
+def test_a_files_value_is_left_out_where_a_flag_takes_its_meaning_and_refused_where_it_never_had_one(
+    tmp_path: Path,
+) -> None:
+    whole = TrainConfig(noisy=True, noisy_sigma=0.3)
+    file = file_with(tmp_path, config_text(LaunchConfig("Acrobot-v1"), whole))
+    assert asked_settings({}, file).train == whole
+    assert asked_settings({"noisy": False}, file).train == TrainConfig()
+    with pytest.raises(ConfigError, match=r"mine\.toml: --noisy-sigma is 0\.3: it has no meaning without --noisy"):
+        asked_settings({}, file_with(tmp_path, "noisy_sigma = 0.3"))
+
+
+def test_a_resumed_run_may_turn_off_what_its_own_settings_were_for(tmp_path: Path) -> None:
+    seats = {"groups": [], "evaluation_url": "", "evaluation_envs": 1, "is_borrowed": False}
+    train = dataclasses.asdict(TrainConfig(prioritised=True, priority_exponent=0.7))
+    record = {"env_id": "Acrobot-v1", "launch": {"env_id": "Acrobot-v1"}, "train": train}
+    RunDir.create(tmp_path / "run", {**record, "seats": seats, "owner": "x"}).close()
+    resume = {"resume": str(tmp_path / "run")}
+    assert asked_settings(resume).train.priority_exponent == 0.7
+    assert asked_settings({**resume, "prioritised": False}).train == TrainConfig()
 
 
 def test_a_value_of_the_file_that_cannot_work_is_refused_by_flag_and_file(tmp_path: Path) -> None:

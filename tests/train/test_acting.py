@@ -59,7 +59,7 @@ def test_each_env_keeps_its_own_epsilon() -> None:
 
 
 def test_with_epsilon_per_env_the_first_envs_explore_most() -> None:
-    acting = Acting(replace(CONFIG, exploration="per-env", epsilon_base=0.5, epsilon_spread=30.0))
+    acting = Acting(TrainConfig(hidden="8", exploration="per-env", epsilon_base=0.5, epsilon_spread=30.0))
     obs, random = obs_of(1, 5), np.zeros(5)
     for _ in range(400):
         requests = [ActionRequest(group, obs[rows], np.zeros(size, bool)) for group, size, rows in

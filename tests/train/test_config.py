@@ -9,6 +9,7 @@ import pytest
 from multiserverrl.errors import ConfigError
 from multiserverrl.settings import add_flags, flag_name, from_flags
 from multiserverrl.train.config import TrainConfig, config_from_json, config_to_json
+from multiserverrl.train.recipes import recipe_for
 
 
 def test_a_config_survives_json() -> None:
@@ -125,8 +126,57 @@ def test_dqn_refuses_what_only_rollouts_give_a_meaning(setting: str, value: floa
 def test_no_algorithm_takes_a_setting_that_it_would_not_look_at(algorithm: str, settings: dict[str, Any]) -> None:
     [setting] = settings
     flag = flag_name(setting).removeprefix("--")  # of False it is --no-…
+    parts = {"dueling": True} if algorithm == "rainbow" else {}
     with pytest.raises(ConfigError, match=f"{flag}( is .*)?: it has no meaning with --algorithm {algorithm}"):
-        TrainConfig(algorithm=algorithm, **settings)
+        TrainConfig(algorithm=algorithm, **parts, **settings)
+
+
+@pytest.mark.parametrize(
+    ("beside", "settings", "where"),
+    [
+        ({"noisy": True}, {"epsilon_start": 1.0, "epsilon_end": 0.1, "epsilon_steps": 9}, "with --noisy"),
+        (
+            {"exploration": "per-env"},
+            {"epsilon_start": 1.0, "epsilon_end": 0.1, "epsilon_steps": 9},
+            "with --exploration per-env",
+        ),
+        ({}, {"epsilon_base": 0.5, "epsilon_spread": 2.0}, "without --exploration per-env"),
+        ({}, {"noisy_sigma": 0.1}, "without --noisy"),
+        ({}, {"atoms": 21}, "without --distributional"),
+        ({"distributional": "qr"}, {"v_min": -1.0, "v_max": 1.0}, "without --distributional c51"),
+        (
+            {},
+            {"priority_exponent": 0.7, "importance_start": 0.6, "importance_steps": 10},
+            "without --prioritised",
+        ),
+        (
+            {"inference": "explorer"},
+            {"inference_batch": 8, "inference_deadline_s": 0.1},
+            "with --inference explorer",
+        ),
+        ({}, {"barrier_steps": 100}, "without --deterministic"),
+    ],
+)
+def test_what_has_no_meaning_beside_the_others_is_refused_by_its_flag(
+    beside: dict[str, Any], settings: dict[str, Any], where: str
+) -> None:
+    for name, value in settings.items():
+        with pytest.raises(
+            ConfigError, match=f"{flag_name(name)} is {value}: it has no meaning {where}.*: leave it out"
+        ):
+            TrainConfig(**beside, **{name: value})
+        assert TrainConfig(**beside, **{name: getattr(TrainConfig, name)}) == TrainConfig(**beside)
+
+
+def test_what_older_versions_let_pass_without_a_meaning_reads_as_if_it_were_not_there() -> None:
+    assert config_from_json(b'{"atoms": 21, "noisy": true, "epsilon_start": 1.0}') == TrainConfig(noisy=True)
+
+
+def test_rainbow_without_any_of_its_parts_is_refused_and_told_where_they_are() -> None:
+    with pytest.raises(ConfigError, match=r"--algorithm rainbow has none of .*recipe_for\("):
+        TrainConfig(algorithm="rainbow")
+    config = TrainConfig(algorithm="rainbow", **recipe_for("rainbow", None).settings)
+    assert (config.noisy, config.distributional, config.prioritised, config.dueling) == (True, "c51", True, True)
 
 
 def test_json_with_an_unknown_setting_is_refused_by_name() -> None:

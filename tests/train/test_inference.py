@@ -73,9 +73,9 @@ def served(
     return server, counters
 
 
-def test_epsilon_is_told_with_the_first_actions_also_without_weights() -> None:
+def test_epsilon_is_told_with_the_first_actions_and_alone_decides_from_the_first_step_on() -> None:
     config = TrainConfig(hidden="8", epsilon_start=0.8, epsilon_end=0.0, epsilon_steps=100, warmup_steps=100)
-    _, counters = served([[request(0, 2)]], num_envs=2, config=config, weights=FakeWeights(), env_steps=50)
+    _, counters = served([[request(0, 2)]], num_envs=2, config=config, env_steps=50)
     assert counters.get("epsilon") == 0.4
     assert served([], num_envs=2, config=config, env_steps=50)[1].get("epsilon") == 0.0, "a resume may make it other"
 
@@ -83,6 +83,7 @@ def test_epsilon_is_told_with_the_first_actions_also_without_weights() -> None:
 def test_random_numbers_are_named_by_the_env_steps_of_the_first_request_which_a_resume_has_made_known() -> None:
     def actions(steps_when_asked: int) -> list[int]:
         run, counters, weights = FakeRun(set()), FakeCounters(), FakeWeights()
+        weights.publish(weights_of(0), 1)
 
         class Server(ScriptedServer):
             def requests(self, timeout_s: float) -> list[ActionRequest]:
@@ -90,7 +91,8 @@ def test_random_numbers_are_named_by_the_env_steps_of_the_first_request_which_a_
                 return super().requests(timeout_s)
 
         server = Server(run, [[request(0, 50)]])
-        run_inference(CONFIG, TASK, {0: 50}, server, weights, counters.row("i"), run.control("i"))
+        config = replace(CONFIG, epsilon_start=1.0, epsilon_end=1.0)
+        run_inference(config, TASK, {0: 50}, server, weights, counters.row("i"), run.control("i"))
         return list(server.answers[0][1].tolist())
 
     assert actions(0) == actions(0) != actions(64)
@@ -168,19 +170,11 @@ def test_epsilon_follows_the_env_steps_of_the_whole_run() -> None:
         assert np.mean(server.answers[0][1] != best) == pytest.approx(epsilon * 2 / 3, abs=0.04)
 
 
-def test_random_actions_before_any_weights_are_for_the_warm_up_alone() -> None:
-    config = TrainConfig(hidden="8", warmup_steps=100)
-    server, _ = served([[request(0, 50)]], num_envs=1, config=config, weights=FakeWeights(), env_steps=99)
-    ((_, actions, version),) = server.answers
-    assert version == 0
-    assert set(actions.tolist()) == {0, 1, 2}
-
-
-def test_after_the_warm_up_it_waits_for_weights() -> None:
+def test_the_first_actions_wait_for_weights_however_long_the_warm_up() -> None:
     weights = FakeWeights()
     threading.Timer(0.05, weights.publish, (weights_of(0), 3)).start()
     config = TrainConfig(hidden="8", warmup_steps=100)
-    server, _ = served([[request(0, 50)]], num_envs=1, config=config, weights=weights, env_steps=100)
+    server, _ = served([[request(0, 50)]], num_envs=1, config=config, weights=weights, env_steps=99)
     assert [version for _, _, version in server.answers] == [3]
 
 

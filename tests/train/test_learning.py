@@ -50,19 +50,20 @@ class Chain(gymnasium.Env[Any, Any]):
         return np.eye(LENGTH, dtype=np.float32)[self._place]
 
 
+EPSILON = {"epsilon_start": 1.0, "epsilon_end": 0.2, "epsilon_steps": 2000}
 C51 = {"distributional": "c51", "v_min": -1.0, "v_max": 2.0, "atoms": 31}
 RAINBOW = {"algorithm": "rainbow", **RECIPES["rainbow", None], **C51, "head_hidden": 16, "seed": 2}
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, C51, {"distributional": "qr", "atoms": 11}, {"noisy": True}, RAINBOW],
+    "settings",
+    [EPSILON, {**EPSILON, **C51}, {**EPSILON, "distributional": "qr", "atoms": 11}, {"noisy": True}, RAINBOW],
     ids=["dqn", "c51", "qr", "noisy", "rainbow"],
 )  # fmt: skip
 def test_a_chain_is_learned_in_seconds(settings: dict[str, Any], tmp_path: Path) -> None:
     config = TrainConfig(**{
-        "hidden": "32", "n_step": 3, "reward_scale": 1.0, "epsilon_start": 1.0, "epsilon_end": 0.2,
-        "epsilon_steps": 2000, "warmup_steps": 100, "buffer_size": 5000, "batch_size": 32, "eval_episodes": 4,
-        "stop_at_return": 1.0, **settings,
+        "hidden": "32", "n_step": 3, "reward_scale": 1.0, "warmup_steps": 100, "buffer_size": 5000, "batch_size": 32,
+        "eval_episodes": 4, "stop_at_return": 1.0, **settings,
     })  # fmt: skip
     task = task_of(Chain.observation_space, Chain.action_space)
     fresh = Policy(config, task, algorithm_for(config, task).init().weights(), 0)

@@ -107,3 +107,5 @@ def test_options_keep_their_types_in_json_and_are_values() -> None:
     assert [type(value) for value in again.options.values()] == [int, float, str, bool]
     with pytest.raises(ConfigError, match="--option a"):
         TrainConfig(algorithm="lame", options={"a": [1]})  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match="--option a is inf: it must be finite"):
+        TrainConfig(algorithm="lame", options={"a": float("inf")})

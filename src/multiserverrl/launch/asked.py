@@ -14,6 +14,7 @@ from multiserverrl.launch.config import DEFAULT_ENV_ID, LaunchConfig
 from multiserverrl.settings import flag_name, settings_of
 from multiserverrl.settingsfile import read_settings, settings_text
 from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.meanings import meaningless
 from multiserverrl.train.recipes import Recipe, parts_of, recipe_for
 
 __all__ = ["Asked", "all_settings", "asked_settings", "config_text", "differences", "settings_of_run"]
@@ -43,14 +44,12 @@ def asked_settings(flags: Mapping[str, Any], file: str | None = None) -> Asked:
     with _naming(file, in_file.keys() - flags.keys()):
         launch = LaunchConfig(**_of(LaunchConfig, given))
         if launch.resume is not None:
-            return _resumed(given)
+            return _resumed(in_file, flags)
         algorithm = given.get("algorithm", TrainConfig.algorithm)
         recipe = _recipe(launch, algorithm) if launch.recipe else parts_of(algorithm)
         if launch.is_embedded and launch.count is None:
             launch = dataclasses.replace(launch, count=recipe.settings.get("count"))
-        return Asked(
-            launch, TrainConfig(**{**_of(TrainConfig, recipe.settings), **_of(TrainConfig, given)}), recipe.name
-        )
+        return Asked(launch, _layered(recipe.settings, in_file, flags), recipe.name)
 
 
 def config_text(launch: LaunchConfig, train: TrainConfig) -> str:
@@ -107,9 +106,26 @@ def _recipe(launch: LaunchConfig, algorithm: str) -> Recipe:
     return recipe_for(algorithm, served_env_id(launch))
 
 
-def _resumed(given: dict[str, Any]) -> Asked:
+def _layered(*layers: Mapping[str, Any]) -> TrainConfig:
+    """Each layer over those before it. What a layer leaves without a meaning below it is left out: nobody asked for it
+    beside that; what has none in its own layer is refused.
+    """
+    values: dict[str, Any] = {}
+    for layer in layers:
+        above = _of(TrainConfig, layer)
+        void = _void({**values, **above}) - _void(values)
+        values = {**{name: value for name, value in values.items() if name not in void}, **above}
+    return TrainConfig(**values)
+
+
+def _void(values: Mapping[str, Any]) -> set[str]:
+    return {name for name, _ in meaningless({**vars(TrainConfig()), **values})}
+
+
+def _resumed(in_file: dict[str, Any], flags: Mapping[str, Any]) -> Asked:
     from multiserverrl.launch.records import resumed_settings
 
+    given = {**in_file, **flags}
     launch, train = resumed_settings(Path(given["resume"]))
     if given.get("env_id") not in (None, launch.env_id):
         raise ConfigError(f"--resume {given['resume']} goes on with {launch.env_id}, not {given['env_id']}")
@@ -117,7 +133,7 @@ def _resumed(given: dict[str, Any]) -> Asked:
         raise ConfigError(f"--resume {given['resume']} goes on with {train.algorithm}, not {given['algorithm']}")
     return Asked(
         dataclasses.replace(launch, **_of(LaunchConfig, {**given, "env_id": launch.env_id})),
-        dataclasses.replace(train, **_of(TrainConfig, given)),
+        _layered(vars(train), in_file, flags),
     )
 
 

@@ -38,7 +38,6 @@ class Actor:
     ) -> None:
         self._config, self._weights, self._counters, self._control = config, weights, counters, control
         self._algorithm = algorithm_for(config, task)
-        self._random_steps = config.warmup_steps if self._algorithm.storage == "n_steps" else 0
         self._snapshot: tuple[Any, int] | None = None  # weights as the algorithm has prepared them, their version
         self._rng: np.random.Generator | None = None  # a resumed run's env steps are known when the first request comes
         self._ladder = epsilon_ladder(config, num_envs) if config.exploration == "per-env" else None
@@ -50,17 +49,10 @@ class Actor:
         env_steps = int(self._counters.get("env_steps"))
         explore = self._exploration(requests, env_steps)
         self._counters.set("epsilon", float(np.mean(explore)))
-        self._snapshot = self._newest()
-        while self._snapshot is None and env_steps >= self._random_steps:
-            sleep_unless_stopping(POLL_S, self._control)
-            self._snapshot = self._newest()
+        prepared, version = self._snapshot = self._newest()
         obs = _joined([request.obs for request in requests])
         rng = self._rng_of(requests, env_steps)
-        if self._snapshot is None:
-            acted, version = self._algorithm.act_at_random(len(obs), rng), 0
-        else:
-            prepared, version = self._snapshot
-            acted = self._algorithm.act(prepared, obs, _extras(self._algorithm, requests), explore, rng)
+        acted = self._algorithm.act(prepared, obs, _extras(self._algorithm, requests), explore, rng)
         self._counters.add("batches", 1)
         self._counters.add("batch_rows", len(obs))
         self._batch_rows.add(len(obs))
@@ -78,12 +70,14 @@ class Actor:
         self._rng = self._rng or exploration_rng(self._config.seed, env_steps, 1 + requests[0].group)
         return self._rng
 
-    def _newest(self) -> tuple[Any, int] | None:
+    def _newest(self) -> tuple[Any, int]:
+        """Waits for the first, where the learner is away."""
         held = self._snapshot
         if held is not None and held[1] == self._weights.version():
             return held
-        newest = self._weights.read()
-        return held if newest is None else (self._algorithm.prepare(newest[0]), newest[1])
+        while (newest := self._weights.read()) is None:
+            sleep_unless_stopping(POLL_S, self._control)
+        return self._algorithm.prepare(newest[0]), newest[1]
 
 
 class OwnActions:

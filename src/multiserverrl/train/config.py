@@ -10,6 +10,7 @@ import msgspec
 
 from multiserverrl.errors import ConfigError
 from multiserverrl.settings import flag_name, setting
+from multiserverrl.train.meanings import meaningless
 from multiserverrl.train.plugins import plugin_names
 
 __all__ = ["TrainConfig", "config_from_json", "config_to_json"]
@@ -165,9 +166,9 @@ class TrainConfig:
         self._require_one_kind()
         _require(self, "hidden", _is_sizes(self.hidden), "must be whole numbers with commas, as in 128,128")
         _require(self, "sequence_length", self.sequence_length >= 2, "must be at least 2")
-        for name in _OF_OTHERS.get(self.algorithm, ()):
+        for name, where in meaningless({**_DEFAULTS, **vars(self)}):  # msgspec sets what it was given alone
             is_default = getattr(self, name) == _DEFAULTS[name]
-            _require(self, name, is_default, f"has no meaning with --algorithm {self.algorithm}: leave it out")
+            _require(self, name, is_default, f"has no meaning {where}: leave it out")
         _require(
             self,
             "warmup_steps",
@@ -196,12 +197,25 @@ class TrainConfig:
             if self.options:
                 names = ", ".join(self.options)
                 raise ConfigError(f"--option {names} is for a plug-in: {self.algorithm} has only the other flags")
+            self._require_rainbow()
             return
         known = [*ALGORITHMS, *plugin_names()]
         _require(self, "algorithm", self.algorithm in known, f"must be one of: {', '.join(known)}")
         for name, value in self.options.items():
             if not isinstance(value, float | int | str):
                 raise ConfigError(f"--option {name} is {value!r}: it must be a number, a text, true or false")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"--option {name} is {value!r}: it must be finite")
+
+    def _require_rainbow(self) -> None:
+        """Its parts are settings like all others, so that each can be left out; without any it would be another."""
+        has_part = self.dueling or self.prioritised or self.noisy or self.distributional != "none"
+        if self.algorithm == "rainbow" and not has_part:
+            raise ConfigError(
+                "--algorithm rainbow has none of --dueling, --prioritised, --noisy and --distributional here: that is "
+                'dqn. In Python its parts are given, too: TrainConfig(algorithm="rainbow", '
+                '**recipe_for("rainbow", None).settings), of multiserverrl.train.recipes'
+            )
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
@@ -214,16 +228,6 @@ class TrainConfig:
         return "cpu" if self.deterministic else self.device
 
 
-_OF_DQN = (
-    "n_step", "batch_size", "target_update", "buffer_size", "warmup_steps", "replay_ratio", "publish_every",
-    "prioritised", "priority_exponent", "importance_start", "importance_steps", "double", "dueling", "head_hidden",
-    "noisy", "noisy_sigma", "distributional", "atoms", "v_min", "v_max", "adam_epsilon",
-)  # fmt: skip
-_OF_ROLLOUTS = ("rollout_steps", "td_lambda", "epochs", "minibatches")
-_OF_SEQUENCES = ("sequence_length",)
-_OF_OTHERS = {  # what an algorithm has no use for
-    "dqn": _OF_ROLLOUTS + _OF_SEQUENCES, "rainbow": _OF_ROLLOUTS + _OF_SEQUENCES, "pqn": _OF_DQN + _OF_SEQUENCES,
-}  # fmt: skip
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 _AT_LEAST_ONE = (
     "explorers", "n_step", "learning_rate_steps", "batch_size", "target_update", "epsilon_steps", "buffer_size",
@@ -265,12 +269,16 @@ def config_to_json(config: TrainConfig) -> bytes:
 
 
 def config_from_json(text: bytes) -> TrainConfig:
-    """The config again; raises ConfigError for unknown fields, wrong types and values that cannot work."""
+    """The config again; raises ConfigError for unknown fields, wrong types and values that cannot work.
+
+    What has no meaning beside the others is left out: older versions let it pass.
+    """
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     try:
         values = msgspec.json.decode(text, type=dict[str, object])
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"unknown training settings: {', '.join(unknown)}")
-        return msgspec.convert(values, TrainConfig)
+        void = {name for name, _ in meaningless({**_DEFAULTS, **values})}
+        return msgspec.convert({name: value for name, value in values.items() if name not in void}, TrainConfig)
     except msgspec.MsgspecError as error:
         raise ConfigError(f"the training settings do not read: {error}") from error

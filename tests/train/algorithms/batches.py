@@ -11,7 +11,7 @@ from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.task import Task
 
 TASK = Task(obs_shape=(2, 2), num_actions=3, action_start=5)
-CONFIG = TrainConfig(hidden="16,8", batch_size=32, target_update=1000, v_min=-4.0, v_max=4.0, atoms=9)
+CONFIG = TrainConfig(hidden="16,8", batch_size=32, target_update=1000)
 SWITCHES = {
     "double": (True, False),
     "dueling": (False, True),
@@ -29,7 +29,8 @@ def combinations(*names: str) -> list[dict[str, Any]]:
 
 
 def name_of(settings: dict[str, Any]) -> str:
-    return "-".join(f"{name}={value}" for name, value in settings.items() if value != SWITCHES[name][0]) or "plain"
+    said = [f"{name}={value}" for name, value in settings.items() if name in SWITCHES and value != SWITCHES[name][0]]
+    return "-".join(said) or "plain"
 
 
 def random_batch(seed: int, B: int = 32, *, is_weighted: bool = False) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tests.train.algorithms.batches import CONFIG, SWITCHES, TASK, combinations,
 from tests.train.fakes import plain_values
 
 TORCH = replace(CONFIG, backend="torch")
+NOISY = {"noisy": True, "noisy_sigma": 0.1}
 KINDS = [{"distributional": kind} for kind in SWITCHES["distributional"]]
 EVERY = combinations(*SWITCHES)
 
@@ -150,11 +151,9 @@ def test_every_combination_acts_learns_and_goes_on_from_its_state(settings: dict
         assert set(actions) <= {0, 1, 2}
 
 
-@pytest.mark.parametrize(
-    "settings", [*KINDS, {"noisy": True}, {"dueling": True, "noisy": True, "distributional": "c51"}], ids=name_of
-)
+@pytest.mark.parametrize("settings", [*KINDS, NOISY, {**NOISY, "dueling": True, "distributional": "c51"}], ids=name_of)
 def test_one_batch_can_be_learned_by_heart(settings: dict[str, Any]) -> None:
-    learner = DQNLearner(replace(TORCH, **settings, learning_rate=1e-2, noisy_sigma=0.1), TASK)
+    learner = DQNLearner(replace(TORCH, **settings, learning_rate=1e-2), TASK)
     batch = {**random_batch(0), "discount": np.zeros(32, np.float32)}
     first = float(learner.update(batch, 0).loss)
     for _ in range(500):

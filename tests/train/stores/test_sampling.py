@@ -11,10 +11,8 @@ from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.stores import sampling
 from tests.train.stores.scenes import Declared, arrays_for, some_steps, store_on, taken, task_with
 
-CONFIG = TrainConfig(
-    buffer_size=64, warmup_steps=10, batch_size=8, n_step=1, prioritised=True, priority_exponent=0.7,
-    importance_start=0.4, importance_steps=1000,
-)  # fmt: skip
+UNIFORM = TrainConfig(buffer_size=64, warmup_steps=10, batch_size=8, n_step=1)
+CONFIG = replace(UNIFORM, prioritised=True, priority_exponent=0.7, importance_start=0.4, importance_steps=1000)
 PLAIN = Declared(task_with(1))
 
 
@@ -124,12 +122,12 @@ def test_an_algorithm_that_tells_no_errors_cannot_be_prioritised() -> None:
 
 
 def test_uniform_batches_have_no_weights() -> None:
-    store = taken(store_on(replace(CONFIG, prioritised=False), PLAIN), some_steps(60))
+    store = taken(store_on(UNIFORM, PLAIN), some_steps(60))
     assert "importance" not in store.batch()
 
 
 def test_owed_batches_that_are_gathered_at_once_are_those_that_would_come_one_by_one() -> None:
-    config = replace(CONFIG, prioritised=False, replay_ratio=1.0)
+    config = replace(UNIFORM, replay_ratio=1.0)
     ahead, single = (taken(store_on(config, PLAIN), some_steps(60)) for _ in range(2))
     assert ahead.owes(0)
     before = single.rng.bit_generator.state["state"]
@@ -140,7 +138,7 @@ def test_owed_batches_that_are_gathered_at_once_are_those_that_would_come_one_by
 
 
 def test_a_batch_that_was_gathered_before_something_was_inserted_is_not_learned_from() -> None:
-    config = replace(CONFIG, prioritised=False, replay_ratio=1.0, buffer_size=12)
+    config = replace(UNIFORM, replay_ratio=1.0, buffer_size=12)
     steps = list(some_steps(40))
     store = taken(store_on(config, PLAIN), steps[:20])
     assert store.owes(0)

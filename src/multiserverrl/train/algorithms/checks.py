@@ -11,7 +11,7 @@ from multiserverrl.train.algorithms.protocol import Storage
 
 __all__ = ["require_algorithm", "require_learner"]
 
-_METHODS = ("prepare", "act", "act_at_random", "exploration", "init")
+_METHODS = ("prepare", "act", "exploration", "init")
 _LEARNER_METHODS = ("update", "weights", "state", "load_state")
 _FIELDS = ("transition_fields", "weights_fields", "extras_fields")
 _NEEDED = {"n_steps": ("obs", "next_obs"), "sequences": ("obs", "action")}

@@ -48,9 +48,6 @@ class Algorithm(Protocol):
         network finds its state there). `explore` is 0 for greedy, else this algorithm's own measure.
         """
 
-    def act_at_random(self, num_envs: int, rng: np.random.Generator) -> Acted:
-        """Actions before there are any weights, and extras."""
-
     def exploration(self, env_steps: int) -> float:
         """`act`'s `explore` after so many env steps of the whole run."""
 
