@@ -251,7 +251,7 @@ def _eval(namespace: argparse.Namespace) -> int:
     if namespace.json:
         print(json.dumps(dataclasses.asdict(score)))
     else:
-        interval = "" if score.half_width is None else f" ± {score.half_width:.2f} (95 %)"
+        interval = "" if score.ci95 is None else f" ± {score.ci95:.2f} (95 %)"
         shown = f"mean {score.mean:.2f}{interval}, std {score.std:.2f}, n {score.n}"
         print(f"{score.env_id}: {shown} (weights {score.version})")
         if score.shot is not None:

@@ -39,8 +39,8 @@ def test_a_film_is_made_through_an_env_server_and_shows_every_step(run: Path, tm
     film = Film(tmp_path / "out.mp4", episodes=2)
     score = evaluate(run, LaunchConfig(), episodes=5, film=film)
     assert score.n == 5
-    assert score.half_width is not None
-    assert score.half_width > 0
+    assert score.ci95 is not None
+    assert score.ci95 > 0
     assert score.shot is not None
     assert score.shot.fps == 50
     assert score.shot.frames == sum(score.shot.returns) + 2, "CartPole pays 1 a step, and begins with a frame"
@@ -53,7 +53,7 @@ def test_a_film_is_made_through_an_env_server_and_shows_every_step(run: Path, tm
 
 def test_one_episode_tells_its_return_and_no_interval(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     score = evaluate(run, LaunchConfig(is_local=True), episodes=1)
-    assert (score.n, score.half_width) == (1, None)
+    assert (score.n, score.ci95) == (1, None)
 
 
 def test_a_server_whose_env_renders_no_pictures_is_named_before_anything_is_played(run: Path, tmp_path: Path) -> None:

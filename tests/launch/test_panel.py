@@ -22,7 +22,7 @@ WARNING = StandingWarning(
 STATUS = Status(
     unix_s=0.0, wall_s=71.2, episodes=1234, mean_return=180.3, env_steps=456789, env_steps_per_s=11234.5,
     updates=112345, updates_per_s=2800.2, replay_ratio=0.2498, replay_size=20513, epsilon=0.021, loss=0.01234,
-    weights_version=14032, faults=3, eval_mean=450.2, eval_half_width=12.25, eval_version=14000, acted_version=14030,
+    weights_version=14032, faults=3, eval_mean=450.2, eval_ci95=12.25, eval_version=14000, acted_version=14030,
     batch_rows=31.6, batch_wait_us=512.0, batch_wait_99_us=2048.0, goals=Goals(475.0, 0.25, 50_000), monotonic_s=100.0,
     shares={"explorer-0": {Doing.STEPPING: 0.7, Doing.WAITING_FOR_LEARNER: 0.3}},
 )  # fmt: skip
@@ -55,6 +55,19 @@ def test_where_noise_explores_there_is_no_epsilon() -> None:
     stream = io.StringIO()
     PlainProgress(stream).show(noisy)
     assert "ε –" in stream.getvalue()
+
+
+def test_an_evaluation_that_is_being_confirmed_is_told_of() -> None:
+    confirming = dataclasses.replace(STATUS, confirming=100)
+    for shows in (lambda status: "\n".join(drawn(status, 100)), plain):
+        assert re.search(r"confirming +100 episodes more", shows(confirming))
+        assert "confirming" not in shows(STATUS)
+
+
+def plain(status: Status) -> str:
+    stream = io.StringIO()
+    PlainProgress(stream).show(status)
+    return stream.getvalue()
 
 
 def test_a_warning_stands_in_the_panel_with_why_and_since_when() -> None:

@@ -78,7 +78,7 @@ def test_a_status_is_told_by_env_steps_without_what_is_unknown_or_told_elsewhere
     assert env_steps == 40
     named = {f"train/{name}": value for name, value in STATUS.numbers().items()}
     unknown = {"mean_return", "batch_rows", "batch_wait_us", "batch_wait_99_us", "batch_rows_to", "batch_wait_us_to"}
-    elsewhere = {"unix_s", "env_steps", "eval_mean", "eval_half_width", "eval_version"}
+    elsewhere = {"unix_s", "env_steps", "eval_mean", "eval_ci95", "eval_version"}
     assert set(named) - set(numbers) == {f"train/{name}" for name in (*unknown, *elsewhere, "warned")}
     assert numbers.items() <= named.items()
 

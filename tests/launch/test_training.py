@@ -121,7 +121,9 @@ def _nothing_is_left_behind() -> object:
 
 
 def test_a_run_ends_when_its_greedy_return_is_reached_and_keeps_the_weights_that_reached_it(tmp_path: Path) -> None:
-    outcome = train_in(tmp_path / "run", TrainConfig(stop_at_return=12.0, eval_episodes=4))
+    shown: list[Status] = []
+    progress = Script(when=lambda status: bool(shown.append(status)))
+    outcome = train_in(tmp_path / "run", TrainConfig(stop_at_return=12.0, eval_episodes=4), progress)
     result = outcome.result
     assert outcome.exit_code == 0
     assert result is not None
@@ -144,6 +146,26 @@ def test_a_run_ends_when_its_greedy_return_is_reached_and_keeps_the_weights_that
     assert score.n == 30
     assert score.version == result["eval_version"]
     assert score.mean > 9.0
+    assert (shown[-1].eval_mean, shown[-1].eval_version) == (result["eval_mean"], result["eval_version"])
+
+
+def test_a_resume_of_a_solved_run_says_so_and_trains_on_only_towards_another_end(tmp_path: Path) -> None:
+    config = TrainConfig(hidden="16", stop_at_return=8.0, eval_episodes=4)  # any policy has it
+    first = train_in(tmp_path / "run", config)
+    assert first.result is not None
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    script = Script()
+    again = train_in(tmp_path / "run", config, script, resume=True)
+    assert (again.exit_code, again.result) == (0, first.result)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    [said] = script.lines
+    assert said == (
+        f"{tmp_path / 'run'} is solved already (greedy mean return {first.result['eval_mean']:.1f}, goal 8): give "
+        "another --stop-at-return or --episodes to train on"
+    )
+    further = train_in(tmp_path / "run", replace(config, stop_at_return=8.5), resume=True)
+    assert further.result is not None
+    assert further.result["stop_at_return"] == 8.5
 
 
 def test_pqn_learns_from_rollouts_and_goes_on_after_its_learner_was_killed_and_after_a_resume(tmp_path: Path) -> None:

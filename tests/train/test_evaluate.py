@@ -75,9 +75,14 @@ def test_an_env_that_breaks_every_episode_ends_the_evaluation() -> None:
 
 
 def run_until(
-    script: Script, weights: FakeWeights, reports: int, policy_path: Path | None = None, config: TrainConfig = CONFIG
+    script: Script,
+    weights: FakeWeights,
+    reports: int,
+    policy_path: Path | None = None,
+    config: TrainConfig = CONFIG,
+    counters: FakeCounters | None = None,
 ) -> tuple[list[Evaluation], FakeCounters]:
-    run, counters = FakeRun(set()), FakeCounters()
+    run, counters = FakeRun(set()), counters or FakeCounters()
 
     class Evaluations(ListedEvaluations):
         def report(self, evaluation: Evaluation) -> None:
@@ -211,6 +216,22 @@ def test_the_episodes_that_confirm_an_evaluation_are_others_than_it_passed_by() 
     assert opened == judged != confirmed
 
 
+def test_while_an_evaluation_is_confirmed_it_is_told_by_how_many_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    script, counters, told = Script(num_envs=3), FakeCounters(), []
+    played = evaluate.greedy_returns
+
+    def heard(envs: Any, policy: Any, episodes: int, *others: Any) -> Any:
+        told.append((episodes, counters.get("confirming")))
+        return played(envs, policy, episodes, *others)
+
+    monkeypatch.setattr(evaluate, "greedy_returns", heard)
+    config = dataclasses.replace(CONFIG, stop_at_return=8.0, confirm_episodes=6)
+    counters.row("v").set("confirming", 6)  # an evaluator before this one died of it
+    run_until(script, published(), 1, config=config, counters=counters)
+    assert told == [(CONFIG.eval_episodes, 0), (6, 6)]
+    assert counters.get("confirming") == 0
+
+
 def test_an_evaluation_that_failed_needs_no_confirmation() -> None:
     run, counters, script = FakeRun(set()), FakeCounters(), Script(num_envs=3)
     evaluations = ListedEvaluations(run, stop_at=-np.inf)
@@ -261,4 +282,4 @@ def test_evaluations_take_a_share_of_the_time_beyond_a_head_start(took_s: float,
 
 def test_an_evaluation_says_how_far_its_mean_is_to_be_believed() -> None:
     evaluation = Evaluation(1, 10.0, 2.0, 5, [], 0.0, 0, 0)
-    assert evaluation.half_width == pytest.approx(2.7764 * 2.0 / 2.0)
+    assert evaluation.ci95 == pytest.approx(2.7764 * 2.0 / 2.0)

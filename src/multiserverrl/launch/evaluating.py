@@ -25,14 +25,14 @@ _STREAM, _FILM_STREAM = 4, 5  # of random numbers: 0 to 3 are training's
 
 @dataclass(frozen=True)
 class Score:
-    """Returns of `n` greedy episodes of these weights; `half_width` as of `Evaluation`, None where n is 1."""
+    """Returns of `n` greedy episodes of these weights; `ci95` as of `Evaluation`, None where n is 1."""
 
     env_id: str
     mean: float
     std: float
     n: int
     version: int
-    half_width: float | None
+    ci95: float | None
     shot: Shot | None = None  # of the film, where one was asked for
 
 

@@ -128,6 +128,8 @@ class LocalRun:
                 self._reporter.progress.say("stopping: a checkpoint is being written (once more to end at once)")
             cast.end()
             status = self._reporter.last_look(channels.counters(0), self._last)
+            if why != INTERRUPTED:
+                self._reporter.progress.show(status)  # with the evaluation that ended it
             return Ending(why, status, self._passed, self._last, self._clock, ended_at_s)
         except KeyboardInterrupt:
             cast.kill()

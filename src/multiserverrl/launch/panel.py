@@ -13,7 +13,7 @@ from multiserverrl.train.beats import Doing
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["History", "panel_of", "sparkline", "with_half_width"]
+__all__ = ["History", "panel_of", "sparkline", "with_interval"]
 
 NARROW = 60  # columns; below, what can be left out is
 WIDEST = 100
@@ -106,9 +106,11 @@ def _rows(status: Status, history: History, width: int, is_utf8: bool) -> Iterab
     goal = "" if goals.stop_at_return is None else f", goal {goals.stop_at_return:g}"
     if status.eval_mean is not None:
         line = sparkline(history.evaluations, curve, goals.stop_at_return, bars)
-        yield "evaluation", f"{line} {with_half_width(status, is_utf8)}{goal}"
+        yield "evaluation", f"{line} {with_interval(status, is_utf8)}{goal}"
     elif goal:
         yield "evaluation", f"none yet{goal}"
+    if status.confirming:
+        yield "confirming", f"{status.confirming} episodes more"
     behind = max(status.weights_version - status.acted_version, 0)
     yield "weights", f"{status.weights_version:,}, acting with {status.acted_version:,} ({behind:,} behind)"
     if status.batch_rows is not None:
@@ -131,12 +133,12 @@ def _explorer(shares: Mapping[Doing, float], most: int) -> str:
     return ", ".join(told[:most])
 
 
-def with_half_width(status: Status, is_utf8: bool = True) -> str:
+def with_interval(status: Status, is_utf8: bool = True) -> str:
     """450.0 ± 12.3"""
-    half_width = status.eval_half_width
-    if half_width is None or not math.isfinite(half_width):
+    ci95 = status.eval_ci95
+    if ci95 is None or not math.isfinite(ci95):
         return f"{status.eval_mean:.1f}"
-    return f"{status.eval_mean:.1f} {'±' if is_utf8 else '+-'} {half_width:.1f}"
+    return f"{status.eval_mean:.1f} {'±' if is_utf8 else '+-'} {ci95:.1f}"
 
 
 def _bar(share: float, width: int, is_utf8: bool) -> str:

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from multiserverrl.launch.panel import WIDEST, History, panel_of, with_half_width
+from multiserverrl.launch.panel import WIDEST, History, panel_of, with_interval
 from multiserverrl.launch.status import Status
 from multiserverrl.observe.log import log
 
@@ -147,7 +147,7 @@ def _unbuffered(stream: TextIO) -> TextIO:
 
 def rows_of(status: Status) -> list[tuple[str, str]]:
     """Names and values as people read them."""
-    evaluation = "–" if status.eval_mean is None else f"{with_half_width(status)} (weights {status.eval_version})"
+    evaluation = "–" if status.eval_mean is None else f"{with_interval(status)} (weights {status.eval_version})"
     return [
         ("time", f"{status.wall_s:.1f} s"),
         ("episodes", f"{status.episodes}"),
@@ -158,6 +158,7 @@ def rows_of(status: Status) -> list[tuple[str, str]]:
         ("replay ratio", f"{status.replay_ratio:.3f}" if status.replay_ratio else "–"),
         ("ε", f"{status.epsilon:.3f}" if status.goals.has_epsilon else "–"),
         ("evaluation", evaluation),
+        *([("confirming", f"{status.confirming} episodes more")] if status.confirming else []),
         *([("faults", f"{status.faults}")] if status.faults else []),
         *([("warnings", status.warned)] if status.warnings else []),
     ]

@@ -54,6 +54,16 @@ class EarlierRun:
         finally:
             run_dir.close()
 
+    def result_for(self, config: TrainConfig) -> dict[str, Any] | None:
+        """What result.json holds where the run is solved, and is not asked for another end than it has reached."""
+        try:
+            result = self.run_dir.result()
+        except CheckpointError:
+            return None
+        goal, episodes = self._record.train.get("stop_at_return"), self._record.train.get("episodes")
+        is_same = config.stop_at_return in (None, goal) and config.episodes == episodes
+        return result if result and result.get("solved") is True and is_same else None
+
     def claims(self) -> dict[str, int]:
         """Envs that the earlier part had on each server, and may hold still."""
         seats, claims = self._record.seats, Counter[str]()

@@ -20,7 +20,7 @@ from multiserverrl.train.channels import Evaluation
 __all__ = ["RunLog"]
 
 # not among the train/ tags: the axes, and what has eval/ tags of its own
-_APART = ("unix_s", "env_steps", "eval_mean", "eval_half_width", "eval_version")
+_APART = ("unix_s", "env_steps", "eval_mean", "eval_ci95", "eval_version")
 
 
 class RunLog:
@@ -52,7 +52,7 @@ class RunLog:
         numbers = {
             "version": evaluation.version,
             "mean": evaluation.mean,
-            "ci95": evaluation.half_width,
+            "ci95": evaluation.ci95,
             "std": evaluation.std,
             "episodes": evaluation.episodes,
             "wall_s": round(wall_s, 4),

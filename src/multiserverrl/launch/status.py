@@ -45,7 +45,7 @@ class Status:
     weights_version: int
     faults: int
     eval_mean: float | None = None
-    eval_half_width: float | None = None  # of the mean's 95 % confidence interval
+    eval_ci95: float | None = None  # half its 95 % confidence interval
     eval_version: int | None = None
     acted_version: int = 0  # of the weights that chose the newest actions
     batch_rows: float | None = None  # observations in a batch of actions, since the last look
@@ -56,6 +56,7 @@ class Status:
     warnings: int = 0
     warned: str = ""  # their names and whom they are of: silent:explorer-0,starved:learner
     # for people alone
+    confirming: int = 0  # episodes that are played now to confirm an evaluation that passed
     goals: Goals = Goals()
     monotonic_s: float = 0.0
     standing: tuple[StandingWarning, ...] = ()
@@ -67,7 +68,7 @@ class Status:
 
 
 _WAITS = Histogram.names("batch_wait_us_to_")
-_FOR_PEOPLE = ("goals", "monotonic_s", "standing", "shares")
+_FOR_PEOPLE = ("confirming", "goals", "monotonic_s", "standing", "shares")
 
 
 class Clock:
@@ -132,7 +133,7 @@ class StatusReader:
             weights_version=int(get("weights_version")),
             faults=int(get("faults")),
             eval_mean=evaluation.mean if evaluation else None,
-            eval_half_width=evaluation.half_width if evaluation else None,
+            eval_ci95=evaluation.ci95 if evaluation else None,
             eval_version=evaluation.version if evaluation else None,
             acted_version=int(counters.largest("acted_version")),
             batch_rows=self._batch_rows(counters),
@@ -142,6 +143,7 @@ class StatusReader:
             batch_wait_us_to=Histogram.read("batch_wait_us_to_", get),
             warnings=len(standing),
             warned=",".join(f"{one.name}:{one.who}" for one in standing),
+            confirming=int(get("confirming")),
             goals=self._goals,
             monotonic_s=now_s,
             standing=tuple(standing),

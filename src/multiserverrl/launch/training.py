@@ -65,6 +65,11 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress, recipe:
         stack.callback(progress.close)
         caught = stack.enter_context(interrupts())
         earlier = stack.enter_context(EarlierRun.lock(Path(launch.resume))) if launch.resume is not None else None
+        if earlier is not None and (result := earlier.result_for(config)) is not None:
+            mean, goal = f"{result['eval_mean']:.1f}", f"{result['stop_at_return']:g}"
+            solved = f"{earlier.run_dir.path} is solved already (greedy mean return {mean}, goal {goal})"
+            progress.say(f"{solved}: give another --stop-at-return or --episodes to train on")
+            return Outcome(earlier.run_dir.path, result)
         git = GitQuestion(Path())
         stack.callback(git.close)
         claims = earlier.claims() if earlier else {}
@@ -159,7 +164,7 @@ def _result(ending: Ending, plan: RunPlan) -> dict[str, Any]:
         "env_steps": passed.env_steps if passed else status.env_steps,
         "updates": passed.updates if passed else status.updates,
         "eval_mean": evaluation.mean if evaluation else None,
-        "eval_half_width": _known(evaluation.half_width) if evaluation else None,
+        "eval_ci95": _known(evaluation.ci95) if evaluation else None,
         "eval_std": evaluation.std if evaluation else None,
         "eval_episodes": evaluation.episodes if evaluation else 0,
         "eval_version": evaluation.version if evaluation else None,
@@ -181,8 +186,8 @@ def _known(number: float) -> float | None:
 
 def _conclude(progress: Progress, result: dict[str, Any], ending: Ending, path: Path) -> None:
     mean = "not evaluated" if result["eval_mean"] is None else f"greedy mean return {result['eval_mean']:.1f}"
-    if result["eval_half_width"] is not None:
-        mean += f" ± {result['eval_half_width']:.1f}"
+    if result["eval_ci95"] is not None:
+        mean += f" ± {result['eval_ci95']:.1f}"
     over = f"{mean} over {result['eval_episodes']} episodes" if result["eval_episodes"] else mean
     words = {SOLVED: "solved", USED_UP: "not solved: all episodes are used up"}[ending.why]
     progress.say(

@@ -155,7 +155,7 @@ class Evaluation:
     updates: int
 
     @property
-    def half_width(self) -> float:
+    def ci95(self) -> float:
         """The mean's 95 % confidence interval is mean ± this; infinite for a single episode."""
         return half_width(self.std, self.episodes)
 
@@ -242,6 +242,7 @@ COUNTERS: dict[str, str] = {  # a histogram's batch counts in one bucket alone: 
     "evaluations": "evaluations reported",
     "evaluated_at_s": "CLOCK_MONOTONIC of when the last of them ended",
     "policy_errno": "what keeps the best policy from being written (an errno); 0 when the last one was",
+    "confirming": "episodes that it plays now to confirm one that passed; 0: it does not",
     "wants_envs": "1 while the evaluator needs the explorer's envs",
     # a deterministic run: who has reached which barrier
     "barrier_asked": "the barrier that the explorer stands at",

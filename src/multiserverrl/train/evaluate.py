@@ -119,7 +119,7 @@ def run_evaluator(
             policy = _newer_policy(config, task, weights, version, control)
             version = policy.version
             with budget.spending():
-                evaluation = _evaluation(policy, _returns(config, places, policy))
+                evaluation = _evaluation(policy, _returns(config, places, policy, counters))
             has_passed = _passes(config, evaluation.mean)
             is_best = evaluation.mean >= best or has_passed
             policy = dataclasses.replace(policy, mean=evaluation.mean)
@@ -147,11 +147,14 @@ def _next_barrier(config: TrainConfig, counters: Counters, control: Control) -> 
     return int(counters.get("barriers_passed"))
 
 
-def _returns(config: TrainConfig, places: _Places, policy: Policy) -> Array:
+def _returns(config: TrainConfig, places: _Places, policy: Policy, counters: Counters) -> Array:
     """Of an evaluation; where it passed, those of the episodes that confirm it, alone: a lucky draw is none of them."""
+    counters.set("confirming", 0)  # an evaluator before this one may have died of it
     returns = places.play(policy, config.eval_episodes, _JUDGES)
     if config.confirm_episodes and _passes(config, float(returns.mean())):
+        counters.set("confirming", config.confirm_episodes)
         returns = places.play(policy, config.confirm_episodes, _CONFIRMS)
+        counters.set("confirming", 0)
     return returns
 
 
