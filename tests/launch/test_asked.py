@@ -127,6 +127,14 @@ def test_a_value_of_the_file_that_cannot_work_is_refused_by_flag_and_file(tmp_pa
     assert asked_settings({"gamma": 0.5}, file).train.gamma == 0.5
 
 
+def test_a_list_of_a_file_is_what_stands_with_commas_in_a_flag(tmp_path: Path) -> None:
+    asked = asked_settings({}, file_with(tmp_path, 'recipe = false\nhidden = [64, 32]\nlog = ["tensorboard"]'))
+    assert (asked.train.hidden, asked.launch.log) == ("64,32", "tensorboard")
+    for wrong, why in (("[]", "--hidden is ''"), ("[64, -1]", "--hidden is '64,-1'"), ("[6.5]", "hidden: Expected")):
+        with pytest.raises(ConfigError, match=f"mine.toml: {why}"):
+            asked_settings({}, file_with(tmp_path, f"hidden = {wrong}"))
+
+
 @pytest.mark.parametrize("key", ["is_local", "env_ids"])
 def test_what_is_no_setting_is_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(ConfigError, match=f"mine.toml: '{key}' is no setting of train"):
@@ -146,6 +154,27 @@ def test_a_resumed_run_goes_on_with_its_own_settings_and_those_that_are_given_no
     assert asked.launch == LaunchConfig("Acrobot-v1", count=3, resume=str(tmp_path / "run"))
     assert asked.train == TrainConfig(gamma=0.7, n_step=5, eval_episodes=3)
     assert asked.recipe == ""
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("hidden", "32", "--hidden 16,8, not --hidden 32"),
+        ("dueling", True, "--no-dueling, not --dueling"),
+        ("distributional", "qr", "--distributional none, not --distributional qr"),
+        ("buffer_size", 1000, "--buffer-size 50000, not --buffer-size 1000"),
+    ],
+)
+def test_a_resumed_run_keeps_what_its_checkpoints_are_made_for(
+    tmp_path: Path, setting: str, value: object, told: str
+) -> None:
+    seats = {"groups": [], "evaluation_url": "", "evaluation_envs": 1, "is_borrowed": False}
+    record = {"env_id": "Acrobot-v1", "launch": {"env_id": "Acrobot-v1"}, "train": {"hidden": "16,8"}}
+    RunDir.create(tmp_path / "run", {**record, "seats": seats, "owner": "x"}).close()
+    resume = {"resume": str(tmp_path / "run")}
+    with pytest.raises(ConfigError, match=f"--resume .*run goes on with {told}"):
+        asked_settings({**resume, setting: value})
+    assert asked_settings({**resume, "hidden": "16, 8", "gamma": 0.9}).train.gamma == 0.9
 
 
 def test_a_resumed_run_keeps_its_algorithm(tmp_path: Path) -> None:

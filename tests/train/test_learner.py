@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from multiserverrl.errors import CheckpointError, DivergedError, RunError
-from multiserverrl.train import learner
+from multiserverrl.train import learner, saving
 from multiserverrl.train.algorithms.protocol import Updated
 from multiserverrl.train.channels import RawSteps
 from multiserverrl.train.checkpoint import Checkpoint, load_newest
@@ -469,7 +469,8 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path, setting: str,
         Learned(tmp_path, 0, 0, replace(CONFIG, **{setting: value}))
 
 
-def test_checkpoints_are_written_in_time(tmp_path: Path) -> None:
+def test_checkpoints_are_written_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "LEAST_REST", 0.0)
     assert (
         Learned(tmp_path, 0, 6, replace(CONFIG, checkpoint_every_s=1e-9)).counters.get("checkpoints") == 1 + 6 + 1 + 1
     )

@@ -23,6 +23,12 @@ WIDTH = 110  # of lines that tell settings
 
 _HEAD = "# The effective settings of this run; `multiserverrl train --config FILE` reads them.\n"
 _KEPT_APART = ("env_id", "recipe", "run_dir", "resume")  # told of in words, or of one start alone
+# what a checkpoint's arrays are made for
+_OF_CHECKPOINTS = (
+    "hidden", "network", "image_channels", "dueling", "head_hidden", "noisy", "distributional", "atoms", "v_min",
+    "v_max", "frame_stack", "buffer_size", "sequence_length",
+)  # fmt: skip
+_LISTS: dict[str, Any] = {"hidden": str | list[int], "log": str | list[str]}  # texts with commas, in a file lists, too
 
 
 class Asked(NamedTuple):
@@ -39,7 +45,7 @@ def asked_settings(flags: Mapping[str, Any], file: str | None = None) -> Asked:
     They stand above the recipe of the algorithm and env, and that above the defaults. With `resume` they stand above
     the settings of the run that is gone on with, and no recipe counts. ConfigError names what is wrong, and its file.
     """
-    in_file = {} if file is None else read_settings(file, _kinds(), "train")
+    in_file = {} if file is None else _read(file)
     given = {**in_file, **flags}
     with _naming(file, in_file.keys() - flags.keys()):
         launch = LaunchConfig(**_of(LaunchConfig, given))
@@ -78,11 +84,17 @@ def all_settings(launch: LaunchConfig, train: TrainConfig) -> list[str]:
     return textwrap.wrap(", ".join(told), WIDTH, break_on_hyphens=False)
 
 
+def _read(file: str) -> dict[str, Any]:
+    values = read_settings(file, _kinds(), "train")
+    return {name: ",".join(map(str, one)) if isinstance(one, list) else one for name, one in values.items()}
+
+
 def _kinds() -> dict[str, Any]:
     """Every key that a file may have, and its type."""
     return {
         "env_id": str,
         **{name: kind for config in (LaunchConfig, TrainConfig) for name, kind, *_ in settings_of(config)},
+        **_LISTS,
     }
 
 
@@ -104,6 +116,13 @@ def _recipe(launch: LaunchConfig, algorithm: str) -> Recipe:
     if launch.env_id is not None or launch.is_embedded:
         return recipe_for(algorithm, launch.env_id or DEFAULT_ENV_ID)
     return recipe_for(algorithm, served_env_id(launch))
+
+
+def _shown(name: str, value: Any) -> str:
+    """As a flag: --hidden 64,64; --no-dueling."""
+    if isinstance(value, bool):
+        return flag_name(name if value else f"no_{name}")
+    return f"{flag_name(name)} {str(value).replace(' ', '')}"
 
 
 def _layered(*layers: Mapping[str, Any]) -> TrainConfig:
@@ -131,6 +150,11 @@ def _resumed(in_file: dict[str, Any], flags: Mapping[str, Any]) -> Asked:
         raise ConfigError(f"--resume {given['resume']} goes on with {launch.env_id}, not {given['env_id']}")
     if given.get("algorithm", train.algorithm) != train.algorithm:  # its weights and its replay buffer are of this one
         raise ConfigError(f"--resume {given['resume']} goes on with {train.algorithm}, not {given['algorithm']}")
+    for name in _OF_CHECKPOINTS:
+        own, wanted = _shown(name, getattr(train, name)), _shown(name, given.get(name, getattr(train, name)))
+        if own != wanted:
+            why = "its weights and its replay buffer are of that; begin a new run for another"
+            raise ConfigError(f"--resume {given['resume']} goes on with {own}, not {wanted}: {why}")
     return Asked(
         dataclasses.replace(launch, **_of(LaunchConfig, {**given, "env_id": launch.env_id})),
         _layered(vars(train), in_file, flags),

@@ -128,7 +128,7 @@ class TrainConfig:
         0.2, "least pause between evaluations: they take computing time from learning", unit="s"
     )
     eval_share: float = setting(0.2, "evaluations take at most this share of the time, but for the first 3 s of them")
-    checkpoint_every_s: float = setting(10.0, "time between checkpoints", unit="s")
+    checkpoint_every_s: float = setting(10.0, "time between checkpoints, at least nine times what one takes", unit="s")
     reopen_s: float = setting(120.0, "how long lost envs are tried to be opened again before the run ends", unit="s")
 
     def __post_init__(self) -> None:

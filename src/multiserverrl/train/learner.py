@@ -70,7 +70,7 @@ def run_learner(
     training.publish()
     counters.set("barriers_passed", counters.get("barriers"))
     if newest is None:  # before the first env step: 3 ms with the default network, and nobody waits for them
-        checkpoints.write(training.checkpoint())
+        checkpoints.write(training.checkpoint)
     control.ready()
     learn = _learn_in_lock_step if config.deterministic else _learn
     learn(training, steps, checkpoints, control)
@@ -87,8 +87,8 @@ def _learn(training: Training, steps: StepReader, checkpoints: CheckpointWriter,
             training.update()
         if checkpoints.is_due():
             training.comes_to(Doing.SAVING)
-            checkpoints.write(training.checkpoint())
-    checkpoints.write(training.checkpoint())
+            checkpoints.write(training.checkpoint)
+    checkpoints.write(training.checkpoint)
 
 
 def _learn_in_lock_step(training: Training, steps: StepReader, checkpoints: CheckpointWriter, control: Control) -> None:
@@ -196,7 +196,7 @@ class Training:
         self.store.cut_off()
         self.publish()
         self._counters.add("barriers", 1)
-        checkpoints.write(self.checkpoint())
+        checkpoints.write(self.checkpoint)
         self._counters.set("barriers_passed", self._counters.get("barriers"))
 
     def checkpoint(self) -> Checkpoint:
