@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from multiserverrl.errors import ConfigError, EnvFault, RunError, ServerUnreachable, SessionLost
-from multiserverrl.train import opening
+from multiserverrl.train import fruitless, opening
 from multiserverrl.train.beats import Doing
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.explorer import ExplorerGroup, run_explorer
@@ -181,6 +181,35 @@ def test_envs_that_fail_whenever_they_are_made_are_not_tried_for_long() -> None:
     with pytest.raises(EnvFault, match="it broke"):
         Explored([script], writes=5)
     assert len(script.failing_opens) == 90 - opening.MOST_FAULTS
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        (Script(faults={number: [0, 1, 2] for number in range(1, 99)}), "it broke"),
+        (Script(losses={number: EnvFault("it fell") for number in range(1, 99)}), "it fell"),
+        (
+            Script(broken={number: [("reward", row, np.nan) for row in range(3)] for number in range(1, 99)}),
+            "not finite",
+        ),
+    ],
+    ids=["faults", "losses", "numbers"],
+)
+def test_envs_that_fail_at_whatever_they_are_asked_end_the_explorer(
+    script: Script, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fruitless, "LEAST_S", 0.0)
+    with pytest.raises(
+        EnvFault, match=f"no env step could be learned from .* 20 times in a row, the last time: .*{why}"
+    ):
+        Explored([script], writes=100)
+    assert script.steps == fruitless.LEAST_TRIES
+
+
+def test_a_group_in_which_one_env_works_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fruitless, "LEAST_S", 0.0)
+    script = Script(faults={number: [0, 2] for number in range(1, 99)})
+    assert Explored([script], writes=60).counters.get("env_steps") >= 58
 
 
 def test_envs_in_another_autoreset_mode_are_refused() -> None:

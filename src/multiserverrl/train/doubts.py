@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from multiserverrl.observe.log import log
 from multiserverrl.train.channels import Counters
 from multiserverrl.train.finite import WHAT, broken_rows, env_number
+from multiserverrl.train.fruitless import Fruitless
 from multiserverrl.train.opening import fault_of, fault_rows
 
 __all__ = ["Doubts"]
@@ -28,11 +29,17 @@ class Doubts:
         self._group, self._counters = group, counters
         self._failed, self._broken = 0, 0
         self._next_told_failure, self._next_told_break = 1, 1
+        self._fruitless = Fruitless(counters)
+
+    def lost(self, error: Exception) -> None:
+        """The envs were lost. EnvFault when they are again and again, and there is no step to be believed."""
+        self._fruitless.again(str(error).strip().partition("\n")[0])
 
     def look(self, obs: Array, reward: Array, next_obs: Array, infos: dict[str, Any]) -> tuple[Array, Array]:
         """(N,) True where the step from `obs` to `next_obs` is to be believed, and True where its reward is no number.
 
-        The rewards of the latter become 0, so that no sum over several steps is spoiled.
+        The rewards of the latter become 0, so that no sum over several steps is spoiled. EnvFault when all steps have
+        been unbelievable for too long.
         """
         failed = fault_rows(infos, len(obs))
         if failed.any():
@@ -49,6 +56,10 @@ class Doubts:
             reward[unpaid] = 0.0
         if failed.any():
             self._counters.add("faults", float(np.count_nonzero(failed)))
+        if failed.all():
+            self._fruitless.again(
+                fault_of(infos, 0) if fault_rows(infos, len(obs))[0] else "numbers that are not finite"
+            )
         return ~failed, no if unpaid is None else unpaid
 
     def _tell_failure(self, infos: dict[str, Any], failed: Array) -> None:

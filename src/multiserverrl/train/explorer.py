@@ -211,8 +211,8 @@ class _Lane:
             assert self._envs is not None
             try:
                 self._obs = reset_envs(self._envs, self._seed(self._opened - 1), self._task)
-            except LOST:
-                self._reopen()
+            except LOST as error:
+                self._reopen(error)
                 return
         self.begin_episodes()
 
@@ -242,8 +242,8 @@ class _Lane:
             if hasattr(self._envs, "step_async"):
                 self._envs.step_async(self._task.env_actions(self._answer.actions))
             self.is_stepping = True
-        except LOST:
-            self._reopen()
+        except LOST as error:
+            self._reopen(error)
 
     def finish_step(self) -> bool:
         """Wait for the step, send it, ask for the next actions. False when all episodes are used up."""
@@ -256,8 +256,8 @@ class _Lane:
             else:
                 actions = self._task.env_actions(self._answer.actions)
                 obs, reward, terminated, truncated, infos = self._envs.step(actions)
-        except LOST:
-            self._reopen()
+        except LOST as error:
+            self._reopen(error)
             return True
         obs = self._task.packed(obs)
         steps = self._raw_steps(obs, reward, terminated, truncated, infos)
@@ -332,9 +332,10 @@ class _Lane:
         entropy = [self._config.seed, 2, self._group.number, opened, int(self._counters.get("env_steps"))]
         return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
-    def _reopen(self) -> None:
+    def _reopen(self, error: Exception) -> None:
         if self._config.deterministic:
             raise RunError("envs were lost: a deterministic run can go on as it would have from its last barrier alone")
+        self._doubts.lost(error)
         self._counters.add("reopened", 1)
         self.close()
         self.open()
