@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ HEAD = """# Settings
 Made from the config dataclasses by `python docs/generate_settings.py`; do not edit it by hand.
 Each is a flag of the command line and a field of the dataclass, unless the flag is missing in the table.
 """
+
+HEAD_ROWS = ("| flag | field | default | unit | what it is |", "|---|---|---|---|---|")
 
 SERVE_NOTES = """### Wrappers, and settings from a file
 
@@ -61,11 +64,14 @@ arguments = { stack_size = 4 }
 
 
 def table(title: str, config: type[Any]) -> str:
-    rows = ["| flag | field | default | unit | what it is |", "|---|---|---|---|---|"]
-    for name, _kind, default, meta in settings_of(config):
-        flag = f"`{flag_name(name)}`" if meta["flag"] else ""
-        rows.append(f"| {flag} | `{name}` | {shown(default)} | {meta['unit']} | {escaped(meta['text'])} |")
-    return f"## {title}\n\n" + "\n".join(rows) + "\n"
+    parts = [f"## {title}\n"]
+    for group, settings in groupby(settings_of(config), lambda one: one[3]["group"]):
+        rows = [*([f"### {group[0].upper()}{group[1:]}", ""] if group else []), *HEAD_ROWS]
+        for name, _kind, default, meta in settings:
+            flag = f"`{flag_name(name)}`" if meta["flag"] else ""
+            rows.append(f"| {flag} | `{name}` | {shown(default)} | {meta['unit']} | {escaped(meta['text'])} |")
+        parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
 
 
 def shown(default: Any) -> str:

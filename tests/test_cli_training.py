@@ -95,6 +95,17 @@ def test_options_of_a_plug_in_are_numbers_texts_and_truths() -> None:
     assert given.options == {"features": 400, "rate": 0.5, "kind": "rbf", "fast": True, "list": "[1]"}
 
 
+def test_the_help_of_train_has_its_flags_under_headings_of_a_dozen_at_most() -> None:
+    from multiserverrl.cli import _parser
+
+    train = _parser().parse_args(["train"]).parser
+    flags = {group.title: [action.dest for action in group._group_actions] for group in train._action_groups}
+    assert {title: len(names) for title, names in flags.items() if len(names) > 12} == {}
+    assert flags["options"] == ["help", "config"]
+    assert {"run_dir", "checkpoint_every_s"} <= set(flags["run directory and logs"])
+    assert "options" in flags["algorithm"]
+
+
 def test_an_option_without_a_value_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     from multiserverrl.cli import main
 

@@ -70,6 +70,34 @@ def test_help_has_text_unit_and_default() -> None:
     assert "secret (" not in text
 
 
+@dataclass(frozen=True)
+class Kitchen:
+    name: str = setting("mine", "what it is called")
+    plates: int = setting(4, "how many", group="crockery")
+    cups: int = setting(4, "how many")
+    watts: int = setting(9, "how bright", group="light")
+
+
+@dataclass(frozen=True)
+class Cellar:
+    lamps: int = setting(1, "how many", group="light")
+
+
+def test_a_flag_stands_under_the_last_heading_before_it_and_dataclasses_share_headings() -> None:
+    parser = argparse.ArgumentParser()
+    groups = add_flags(parser, Kitchen, Cellar)
+    assert list(groups) == ["crockery", "light"]
+    stands = {action.dest: group.title for group in parser._action_groups for action in group._group_actions}
+    assert stands == {
+        "help": "options",
+        "name": "options",
+        "plates": "crockery",
+        "cups": "crockery",
+        "watts": "light",
+        "lamps": "light",
+    }
+
+
 def test_settings_of_lists_fields_in_order_with_resolved_types() -> None:
     assert [(name, kind) for name, kind, *_ in settings_of(Oven)][:2] == [("step_deadline_s", float), ("count", int)]
 

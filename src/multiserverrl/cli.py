@@ -137,10 +137,9 @@ def _add_train(commands: Any) -> None:
     text = f"{ENV_ID_HELP} (default {DEFAULT_ENV_ID}; with --host or --port the one that is served)"
     train.add_argument("env_id", nargs="?", metavar="ENV_ID", help=text)
     train.add_argument("--config", metavar="FILE", help="TOML file with these settings and env_id; flags win")
-    add_flags(train.add_argument_group("where the environments are, where the run is kept"), LaunchConfig)
-    add_flags(train.add_argument_group("how to train"), TrainConfig)
+    groups = add_flags(train, LaunchConfig, TrainConfig)
     text = "setting of a plug-in (--algorithm); the value is JSON where it parses, else text (repeatable)"
-    train.add_argument(
+    groups["algorithm"].add_argument(
         "--option", action=_Option, dest="options", default=argparse.SUPPRESS, metavar="NAME=VALUE", help=text
     )
     train.set_defaults(command=_train, parser=train)

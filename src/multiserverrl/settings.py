@@ -21,9 +21,14 @@ __all__ = ["add_flags", "flag_name", "from_flags", "given_flags", "setting", "se
 Config = TypeVar("Config")
 
 
-def setting(default: Any, text: str, *, unit: str = "", flag: bool = True, metavar: str | None = None) -> Any:
-    """A field of a config dataclass: default, one line of text, unit; `flag=False` keeps it off the command line."""
-    metadata = {"text": text, "unit": unit, "flag": flag, "metavar": metavar}
+def setting(
+    default: Any, text: str, *, unit: str = "", flag: bool = True, metavar: str | None = None, group: str = ""
+) -> Any:
+    """A field of a config dataclass: default, one line of text, unit; `flag=False` keeps it off the command line.
+
+    `group` is the heading that it and all after it stand under, up to the next with one.
+    """
+    metadata = {"text": text, "unit": unit, "flag": flag, "metavar": metavar, "group": group}
     if isinstance(default, dict):  # each config has its own
         return dataclasses.field(default_factory=default.copy, hash=False, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -36,33 +41,44 @@ def flag_name(field_name: str) -> str:
 
 def settings_of(config: type[Any]) -> list[tuple[str, Any, Any, dict[str, Any]]]:
     """(name, type, default, metadata) of each field that was made by `setting`."""
-    hints = typing.get_type_hints(config)
-    return [
-        (field.name, hints[field.name], _default_of(field), dict(field.metadata))
-        for field in dataclasses.fields(config)
-        if "text" in field.metadata
-    ]
+    hints, found, group = typing.get_type_hints(config), [], ""
+    for field in dataclasses.fields(config):
+        if "text" in field.metadata:
+            group = field.metadata["group"] or group
+            found.append((field.name, hints[field.name], _default_of(field), {**field.metadata, "group": group}))
+    return found
 
 
 def _default_of(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def add_flags(parser: argparse.ArgumentParser, config: type[Any], *, skip: tuple[str, ...] = ()) -> None:
-    """One flag a setting. Flags that are not given are absent from the namespace: defaults live in the dataclass."""
-    for name, kind, default, meta in settings_of(config):
+def add_flags(
+    parser: argparse.ArgumentParser, *configs: type[Any], skip: tuple[str, ...] = ()
+) -> dict[str, argparse._ArgumentGroup]:
+    """One flag a setting, under its group's heading; the groups by heading.
+
+    Flags that are not given are absent from the namespace: defaults live in the dataclass.
+    """
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name, kind, default, meta in (one for config in configs for one in settings_of(config)):
         if name in skip or not meta["flag"]:
             continue
+        heading = meta["group"]
+        if heading and heading not in groups:
+            groups[heading] = parser.add_argument_group(heading)
+        group = groups[heading] if heading else parser
         text = _help_text(meta["text"], meta["unit"], default)
         value_type = _value_type(kind)
         if value_type is bool:
-            parser.add_argument(
+            group.add_argument(
                 flag_name(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
             )
         else:
-            parser.add_argument(
+            group.add_argument(
                 flag_name(name), type=value_type, default=argparse.SUPPRESS, help=text, metavar=meta["metavar"]
             )
+    return groups
 
 
 def from_flags(config: type[Config], namespace: argparse.Namespace, **values: Any) -> Config:

@@ -22,7 +22,9 @@ class LaunchConfig:
     """With neither host nor port, an embedded server serves the env on a free loopback port."""
 
     env_id: str | None = None
-    host: str | None = setting(None, "use the env server at this host (default localhost where --port is given)")
+    host: str | None = setting(
+        None, "use the env server at this host (default localhost where --port is given)", group="env servers"
+    )
     port: int | None = setting(None, f"its port (default {DEFAULT_PORT} where --host is given)")
     servers: int = setting(1, "env servers to use, on ports PORT, PORT+1, …")
     tls: bool = setting(False, "speak https to them; their certificates are verified (implied by the next two)")
@@ -33,10 +35,14 @@ class LaunchConfig:
         f"virtual environments of the run (default {DEFAULT_COUNT} with a server of its own, elsewhere all that are "
         "free); evaluation takes others that are free beside them, or, where there are none, an eighth of these",
     )
-    run_dir: str | None = setting(None, "directory of this run (default runs/ENV-TIME-SEED)", metavar="DIR")
+    run_dir: str | None = setting(
+        None, "directory of this run (default runs/ENV-TIME-SEED)", metavar="DIR", group="run directory and logs"
+    )
     resume: str | None = setting(None, "go on with the run in this directory", metavar="RUN_DIR")
     log: str = setting("tensorboard", "where numbers go beside the run directory: tensorboard,wandb,trackio, or none")
-    recipe: bool = setting(True, "begin from the settings that are known to work for the algorithm and ENV_ID")
+    recipe: bool = setting(
+        True, "begin from the settings that are known to work for the algorithm and ENV_ID", group="what to train"
+    )
     is_local: bool = False  # envs in the explorers themselves, without any server: for tests
 
     def __post_init__(self) -> None:

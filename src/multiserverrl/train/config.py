@@ -29,17 +29,26 @@ DEVICES = ("auto", "cpu", "cuda")
 class TrainConfig:
     """Defaults solve CartPole-v1 in about 16 000 steps of 64 envs (measured, seeds 0-4)."""
 
-    seed: int = setting(0, "seed of envs, networks, exploration and sampling")
+    seed: int = setting(0, "seed of envs, networks, exploration and sampling", group="what to train")
     episodes: int | None = setting(None, "episodes for each virtual env, then the run ends; none: no limit")
     stop_at_return: float | None = setting(
         None, "stop when the greedy mean return reaches this; none: the env's reward threshold"
     )
     explorers: int = setting(1, "explorer processes [exploration workers]")
+    deterministic: bool = setting(
+        False, "bit-equal runs for equal seeds: one explorer, lock-step, barriers instead of checkpoints by the clock"
+    )
+    barrier_steps: int = setting(
+        10_000,
+        "with --deterministic: env steps between barriers (checkpoint, evaluation, new episodes)",
+        unit="env steps",
+    )
 
     algorithm: str = setting(
         "dqn",
         "how to learn: dqn (n-step double DQN), rainbow (with all further parts of DQN), pqn (on fresh rollouts), or a "
         "plug-in (docs/plugins.md)",
+        group="algorithm",
     )
     options: dict[str, float | int | str | bool] = setting(  # noqa: RUF009 (a copy for each)
         {}, "settings of a plug-in: repeat `--option name=value` (JSON where it parses, else text)", flag=False
@@ -49,15 +58,16 @@ class TrainConfig:
         "what the learner computes with: numpy, torch, or auto (numpy where it can: it is faster on small networks)",
     )
     device: str = setting("auto", "where torch computes: auto (on a GPU when there is one), cpu or cuda")
-    network: str = setting(
-        "auto", "what sees: mlp, or for images small, nature or impala (its residual network); auto: by the shape"
-    )
-    image_channels: str = setting(
-        "auto", "the axis of an image's channels: first, last, or auto (the shorter of the two)"
-    )
+    torch_threads: int = setting(1, "threads of the learner's torch; on a small machine 1 is the fastest")
+    gamma: float = setting(0.99, "discount per step")
+    reward_scale: float = setting(0.05, "rewards are multiplied by this before they are learned from")
     n_step: int = setting(8, "rewards summed before the value of the state they led to", unit="steps")
-    hidden: str = setting("128,128", "sizes of the network's hidden layers")
-    double: bool = setting(True, "the online network chooses the action whose value the target network tells")
+
+    double: bool = setting(
+        True,
+        "the online network chooses the action whose value the target network tells",
+        group="parts of the DQN family",
+    )
     dueling: bool = setting(False, "the head tells a state's value and its actions' advantages apart")
     head_hidden: int = setting(0, "size of a hidden layer in each stream of the head; 0: none")
     noisy: bool = setting(False, "explore by learned noise in the head's weights, instead of epsilon")
@@ -66,9 +76,17 @@ class TrainConfig:
     atoms: int = setting(51, "with --distributional: numbers that describe a distribution")
     v_min: float = setting(-10.0, "with c51: the least return that is told apart, of scaled rewards")
     v_max: float = setting(10.0, "with c51: the greatest return that is told apart, of scaled rewards")
-    gamma: float = setting(0.99, "discount per step")
-    reward_scale: float = setting(0.05, "rewards are multiplied by this before they are learned from")
-    learning_rate: float = setting(2e-3, "Adam's learning rate at the start")
+    target_update: int = setting(20, "the target network is renewed after this many", unit="updates")
+
+    rollout_steps: int = setting(
+        16, "pqn: steps of every env that make a rollout", unit="steps", group="rollouts and sequences"
+    )
+    td_lambda: float = setting(0.9, "pqn: weight of the longer returns in a λ-return; 0: one step, 1: to the end")
+    epochs: int = setting(4, "pqn: how often each step of a rollout is learned from")
+    minibatches: int = setting(4, "pqn: updates that an epoch is divided into")
+    sequence_length: int = setting(40, "steps of what a recurrent algorithm learns from at once", unit="steps")
+
+    learning_rate: float = setting(2e-3, "Adam's learning rate at the start", group="optimiser")
     learning_rate_end: float = setting(0.1, "fraction of the learning rate that it does not fall below")
     learning_rate_steps: int = setting(
         60_000,
@@ -78,9 +96,22 @@ class TrainConfig:
     adam_epsilon: float = setting(1e-8, "Adam's epsilon: larger ones calm steps where gradients are small")
     max_grad_norm: float = setting(0.0, "longer gradients are shortened to this; 0: never")
     batch_size: int = setting(128, "transitions in an update")
-    target_update: int = setting(20, "the target network is renewed after this many", unit="updates")
+
+    network: str = setting(
+        "auto",
+        "what sees: mlp, or for images small, nature or impala (its residual network); auto: by the shape",
+        group="network",
+    )
+    image_channels: str = setting(
+        "auto", "the axis of an image's channels: first, last, or auto (the shorter of the two)"
+    )
+    hidden: str = setting("128,128", "sizes of the network's hidden layers")
+    frame_stack: int = setting(1, "observations, the newest last, that a network sees at once: 1 is no stack")
+
     exploration: str = setting(
-        "schedule", "epsilon: schedule (of all envs alike, falling) or per-env (env i of n keeps its own, as in Ape-X)"
+        "schedule",
+        "epsilon: schedule (of all envs alike, falling) or per-env (env i of n keeps its own, as in Ape-X)",
+        group="exploration",
     )
     epsilon_start: float = setting(0.8, "share of random actions at the start")
     epsilon_end: float = setting(0.02, "share of random actions after the decay")
@@ -88,39 +119,26 @@ class TrainConfig:
     epsilon_base: float = setting(0.4, "with --exploration per-env: ε of ε**(1 + α·i/(n-1))")
     epsilon_spread: float = setting(7.0, "with --exploration per-env: α of ε**(1 + α·i/(n-1))")
 
-    frame_stack: int = setting(1, "observations, the newest last, that a network sees at once: 1 is no stack")
-    sequence_length: int = setting(40, "steps of what a recurrent algorithm learns from at once", unit="steps")
-
-    buffer_size: int = setting(50_000, "transitions (of a recurrent algorithm: sequences) that the replay buffer holds")
+    buffer_size: int = setting(
+        50_000, "transitions (of a recurrent algorithm: sequences) that the replay buffer holds", group="replay"
+    )
     warmup_steps: int = setting(500, "transitions in the replay buffer before the first update")
     prioritised: bool = setting(False, "sample transitions by the error that they were last learned with")
     priority_exponent: float = setting(0.5, "with --prioritised: α, from 0 (uniform) to 1 (by the error itself)")
     importance_start: float = setting(0.4, "with --prioritised: β at the start, rising to 1 (no bias)")
     importance_steps: int = setting(100_000, "with --prioritised: β has become 1 after this many", unit="transitions")
     replay_ratio: float = setting(0.25, "updates per transition that comes into the replay buffer")
-    publish_every: int = setting(8, "the learner publishes its weights after this many", unit="updates")
-
-    rollout_steps: int = setting(16, "pqn: steps of every env that make a rollout", unit="steps")
-    td_lambda: float = setting(0.9, "pqn: weight of the longer returns in a λ-return; 0: one step, 1: to the end")
-    epochs: int = setting(4, "pqn: how often each step of a rollout is learned from")
-    minibatches: int = setting(4, "pqn: updates that an epoch is divided into")
 
     inference: str = setting(
-        "central", "who acts: central (an inference server batches for all explorers) or explorer (each has a copy)"
+        "central",
+        "who acts: central (an inference server batches for all explorers) or explorer (each has a copy)",
+        group="inference",
     )
     inference_batch: int = setting(64, "observations that make a batch of actions complete")
     inference_deadline_s: float = setting(0.001, "an incomplete batch is acted on after this long", unit="s")
-    deterministic: bool = setting(
-        False, "bit-equal runs for equal seeds: one explorer, lock-step, barriers instead of checkpoints by the clock"
-    )
-    barrier_steps: int = setting(
-        10_000,
-        "with --deterministic: env steps between barriers (checkpoint, evaluation, new episodes)",
-        unit="env steps",
-    )
-    torch_threads: int = setting(1, "threads of the learner's torch; on a small machine 1 is the fastest")
+    publish_every: int = setting(8, "the learner publishes its weights after this many", unit="updates")
 
-    eval_episodes: int = setting(20, "greedy episodes in an evaluation")
+    eval_episodes: int = setting(20, "greedy episodes in an evaluation", group="evaluation")
     confirm_episodes: int = setting(
         0, "an evaluation that reaches --stop-at-return ends the run only if so many more episodes do; 0: at once"
     )
@@ -128,8 +146,14 @@ class TrainConfig:
         0.2, "least pause between evaluations: they take computing time from learning", unit="s"
     )
     eval_share: float = setting(0.2, "evaluations take at most this share of the time, but for the first 3 s of them")
-    checkpoint_every_s: float = setting(10.0, "time between checkpoints, at least nine times what one takes", unit="s")
-    reopen_s: float = setting(120.0, "how long lost envs are tried to be opened again before the run ends", unit="s")
+
+    checkpoint_every_s: float = setting(
+        10.0, "time between checkpoints, at least nine times what one takes", unit="s", group="run directory and logs"
+    )
+
+    reopen_s: float = setting(
+        120.0, "how long lost envs are tried to be opened again before the run ends", unit="s", group="env servers"
+    )
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
