@@ -145,7 +145,7 @@ class TrainConfig:
     eval_every_s: float = setting(
         0.2, "least pause between evaluations: they take computing time from learning", unit="s"
     )
-    eval_share: float = setting(0.2, "evaluations take at most this share of the time, but for the first 3 s of them")
+    eval_share: float = setting(0.2, "evaluations take at most this share of the time, but for the first 1.5 s of them")
 
     checkpoint_every_s: float = setting(
         10.0, "time between checkpoints, at least nine times what one takes", unit="s", group="run directory and logs"
