@@ -47,7 +47,8 @@ RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {
     },
     ("pqn", "LunarLander-v3"): {
         "count": 32, "inference": "explorer", "minibatches": 16, "learning_rate_steps": 220_000,
-        "epsilon_steps": 60_000, "eval_every_s": 1.0, "eval_share": 0.4, "stop_at_return": 212.0, "confirm_episodes": 100,
+        "epsilon_steps": 60_000, "eval_every_s": 1.0, "eval_share": 0.4,
+        "stop_at_return": 212.0, "confirm_episodes": 100,
     },
 }  # fmt: skip
 
