@@ -36,13 +36,16 @@ train: $(VENV)/.installed-train
 test: $(VENV)/.installed-dev
 	PYTHON=$(abspath $(VENV))/bin/python ./check
 
+# What broke is said again beside what failed: whoever reads the end of a long log finds it there.
+faults: SHELL := /bin/bash
 faults: $(VENV)/.installed-fuzz
-	@failed=; \
-	step() { echo "$$*"; "$$@" || failed="$$failed; $$2 $$3"; }; \
+	@failed=; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	step() { echo "$$*"; "$$@" 2>&1 | tee -a "$$log"; [ $${PIPESTATUS[0]} -eq 0 ] || failed="$$failed; $$2 $$3"; }; \
 	step $(VENV)/bin/python bench/faults.py; \
 	step $(VENV)/bin/python bench/fuzz.py --inputs 130000; \
 	step $(VENV)/bin/python -m pytest -m "root or long" tests; \
-	test -z "$$failed" || { echo "failed: $${failed#; }"; exit 1; }
+	test -z "$$failed" || { \
+	  echo "failed: $${failed#; }"; grep -E '^(BROKEN|FAILED|ERROR)|, CRASH,' "$$log" | cut -c 1-2000; exit 1; }
 
 audit: $(AUDIT_VENV)/.installed
 	$(AUDIT_VENV)/bin/python .ci/audit.py $(AUDIT_FLAGS)
