@@ -31,6 +31,7 @@ from multiserverrl.launch.training import Outcome, train
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.train.checkpoint import load_newest
 from multiserverrl.train.config import TrainConfig
+from multiserverrl.train.recipes import recipe_for
 from scene import command_of, descendants_of, environment, leftovers, percentile, stderr_to
 from twins import wait_until
 
@@ -94,12 +95,13 @@ class Solved:
 
 
 def solve_meanwhile(effort: Effort) -> Solved:
-    """CartPole-v1 with default settings; a run that learns nothing ends by its episodes."""
+    """CartPole-v1 with the settings known to work for it; a run that learns nothing ends by its episodes."""
     killer = Killer(plan=list(KILLS) * effort.times(1, 3), pause_s=0.1, begins=lambda status: status.updates > 0)
+    recipe = recipe_for("dqn", "CartPole-v1").settings
     with tempfile.TemporaryDirectory() as directory, stderr_to(pathlib.Path(directory) / "log"):
         outcome = train(
             LaunchConfig("CartPole-v1", run_dir=f"{directory}/run"),
-            TrainConfig(episodes=3000, eval_every_s=0.5, checkpoint_every_s=10.0 if effort.is_whole else 0.5),
+            TrainConfig(**recipe, episodes=3000, eval_every_s=0.5, checkpoint_every_s=10.0 if effort.is_whole else 0.5),
             killer,
         )
     return Solved(killer, result_of(outcome))

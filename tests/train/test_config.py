@@ -109,7 +109,7 @@ def test_dqn_refuses_what_only_rollouts_give_a_meaning(setting: str, value: floa
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
     [
-        ("pqn", {"double": False}),
+        ("pqn", {"clip_targets", "double": False}),
         ("pqn", {"dueling": True}),
         ("pqn", {"head_hidden": 64}),
         ("pqn", {"noisy_sigma": 0.1}),

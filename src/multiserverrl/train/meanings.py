@@ -13,7 +13,7 @@ _EPSILON = ("epsilon_start", "epsilon_end", "epsilon_steps")
 _OF_DQN = (
     "n_step", "batch_size", "target_update", "buffer_size", "warmup_steps", "replay_ratio", "publish_every",
     "prioritised", "priority_exponent", "importance_start", "importance_steps", "double", "dueling", "head_hidden",
-    "noisy", "noisy_sigma", "distributional", "atoms", "v_min", "v_max", "adam_epsilon",
+    "noisy", "clip_targets", "noisy_sigma", "distributional", "atoms", "v_min", "v_max", "adam_epsilon",
 )  # fmt: skip
 _OF_ROLLOUTS = ("rollout_steps", "td_lambda", "epochs", "minibatches")
 _OF_SEQUENCES = ("sequence_length",)
@@ -49,6 +49,7 @@ _OF_DQN_FAMILY = (  # a plug-in may read these as it likes
     _Rule(_EPSILON, lambda v: v["noisy"], "with --noisy, whose noise explores"),
     _Rule(("noisy_sigma",), lambda v: not v["noisy"], "without --noisy"),
     _Rule(("atoms",), lambda v: v["distributional"] == "none", "without --distributional"),
+    _Rule(("clip_targets",), lambda v: v["gamma"] == 1.0, "with --gamma 1, where rewards may add up to anything"),
     _Rule(("v_min", "v_max"), lambda v: v["distributional"] != "c51", "without --distributional c51"),
 )
 

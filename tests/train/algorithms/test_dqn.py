@@ -14,6 +14,7 @@ from multiserverrl.train.acting import exploration_rng
 from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.algorithms.dqn import DQN, DQNLearner, c51_losses, qr_losses
 from multiserverrl.train.algorithms.schedules import learning_rate_at
+from multiserverrl.train.algorithms.target_range import TargetRange
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.policy import Policy, load_policy, save_policy
 from multiserverrl.train.recipes import RECIPES
@@ -41,6 +42,12 @@ def slow_errors(online: dict[str, Any], target: dict[str, Any], batch: dict[str,
         wanted = batch["reward"][row] + batch["discount"][row] * plain_values(target, next_obs)[0, chosen]
         errors.append(float(wanted - value))
     return errors
+
+
+def slow_range(rewards: list[float], config: TrainConfig) -> tuple[float, float]:
+    """The least and the greatest return of rows of these sums of n rewards, 5,000 of them, or none."""
+    weight = sum(config.gamma ** (config.n_step * number) for number in range(5000))
+    return min(0.0, *rewards) * weight, max(0.0, *rewards) * weight
 
 
 def huber(error: float) -> float:
@@ -86,7 +93,8 @@ def test_c51_is_the_slow_projection_and_its_divergence() -> None:
         assert target.sum() == pytest.approx(1.0)
         foretold = softmax(logits[row])
         wanted.append(sum(t * np.log(t / f) for t, f in zip(target, foretold, strict=True) if t > 0.0))
-    tensors = (torch.from_numpy(array) for array in (logits, next_logits, reward, discount))
+    places = reward[:, None] + discount[:, None] * np.float32(support)
+    tensors = (torch.from_numpy(array) for array in (logits, next_logits, places))
     losses, errors = c51_losses(*tensors, torch.linspace(-2.0, 3.0, N))
     np.testing.assert_allclose(losses, wanted, atol=1e-5)
     np.testing.assert_array_equal(losses, errors)
@@ -104,9 +112,60 @@ def test_qr_is_the_slow_quantile_huber_loss() -> None:
                 weight = abs((2 * i + 1) / (2 * N) - (error < 0.0))
                 wanted_losses[row] += weight * huber(error) / N
                 wanted_errors[row] += abs(error) / N**2
-    losses, errors = qr_losses(*(torch.from_numpy(array) for array in (quantiles, next_quantiles, reward, discount)))
+    targets = reward[:, None] + discount[:, None] * next_quantiles
+    losses, errors = qr_losses(torch.from_numpy(quantiles), torch.from_numpy(targets))
     np.testing.assert_allclose(losses, wanted_losses, rtol=1e-5)
     np.testing.assert_allclose(errors, wanted_errors, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("is_clipped", [True, False])
+def test_no_target_lies_beyond_what_rewards_seen_can_add_up_to(backend: str, is_clipped: bool) -> None:
+    config = replace(CONFIG, backend=backend, clip_targets=is_clipped, gamma=0.9, n_step=3)
+    learner, rewards = algorithm_for(config, TASK).init(), []
+    for seed in range(3):  # what was seen once is remembered
+        batch = random_batch(seed)
+        rewards += batch["reward"].tolist()
+        learner.update(batch, 0)
+    least, most = slow_range(rewards, config)
+    weights = learner.state()
+    weights["target.head.actions.layer0.bias"] = np.float32([1e6, 1e6, 1e6])  # a target network that has burst
+    learner.load_state(weights)
+    batch = {**random_batch(9), "reward": np.zeros(32, np.float32), "discount": np.full(32, 0.729, np.float32)}
+    values = plain_values(learner.weights(), batch["obs"])[np.arange(32), batch["action"]]
+    targets = learner.update(batch, 0).errors + values
+    np.testing.assert_allclose(targets, most if is_clipped else 729_000.0, rtol=1e-3)
+    weights["target.head.actions.layer0.bias"] *= -1.0
+    learner.load_state(weights)
+    targets = learner.update(batch, 0).errors + values
+    np.testing.assert_allclose(targets, least if is_clipped else -729_000.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("is_clipped", [True, False])
+def test_quantiles_keep_within_it_too(is_clipped: bool) -> None:
+    config = replace(TORCH, distributional="qr", clip_targets=is_clipped, gamma=0.9, n_step=3)
+    learner = DQNLearner(config, TASK)
+    weights = learner.state()
+    weights["target.head.actions.layer0.bias"] += np.float32(1e6)
+    learner.load_state(weights)
+    batch = {**random_batch(0), "discount": np.full(32, 0.729, np.float32)}
+    _, most = slow_range(batch["reward"].tolist(), config)
+    np.testing.assert_allclose(learner.update(batch, 0).errors, most if is_clipped else 729_000.0, rtol=0.1)
+
+
+@pytest.mark.parametrize("is_clipped", [True, False])
+def test_atoms_keep_within_it_too(is_clipped: bool) -> None:
+    config = replace(TORCH, distributional="c51", clip_targets=is_clipped, gamma=0.9, n_step=3, v_min=-1.0, v_max=100.0)
+    learner = DQNLearner(replace(config, learning_rate=5e-3), TASK)
+    rewards = {"reward": np.full(32, 0.5, np.float32), "discount": np.full(32, 0.729, np.float32)}
+    for seed in range(400):
+        learner.update({**random_batch(seed % 4), **rewards}, 0)
+    values = DQN(config, TASK)._values(learner.weights(), random_batch(0)["obs"], {})
+    assert (values.max() < 0.5 / (1 - 0.729) + 0.2) == is_clipped
+
+
+def test_where_rewards_are_not_discounted_nothing_bounds_their_sums() -> None:
+    assert TargetRange(replace(CONFIG, gamma=1.0)).with_rewards(np.float32([1.0, -2.0])) == (-np.inf, np.inf)
 
 
 @pytest.mark.parametrize("settings", KINDS, ids=name_of)

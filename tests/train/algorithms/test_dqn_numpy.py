@@ -53,6 +53,7 @@ def test_either_goes_on_from_the_others_checkpoint(settings: dict[str, Any]) -> 
     again.load_state(mine.state())
     assert mine.updates == again.updates == 10
     batch = random_batch(77)
+    batch["reward"] /= 10.0  # the greatest so far are in the checkpoint
     told = [float(learner.update(batch, 0).loss) for learner in (mine, theirs, again)]
     assert told == pytest.approx([told[0]] * 3, abs=1e-6)
     for name, tensor in theirs.online.items():

@@ -18,6 +18,7 @@ from multiserverrl.train.algorithms.adam import Adam
 from multiserverrl.train.algorithms.dqn_numpy import NumpyDQNLearner, require_same
 from multiserverrl.train.algorithms.protocol import Acted, Array, Batch, Explore, Fields, Storage, Updated, Weights
 from multiserverrl.train.algorithms.schedules import epsilon_at, learning_rate_at
+from multiserverrl.train.algorithms.target_range import TargetRange
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.networks.device import open_device
 from multiserverrl.train.networks.q_network import QNetwork
@@ -121,6 +122,7 @@ class DQNLearner:
         self.online = self.adam.tensors
         self.target = {name: tensor.detach().clone() for name, tensor in fresh.items()}
         self.support = torch.linspace(config.v_min, config.v_max, config.atoms, device=self.device)
+        self._range = TargetRange(config)
         self.updates = 0
 
     def update(self, batch: Batch, env_steps: int) -> Updated:
@@ -135,8 +137,11 @@ class DQNLearner:
             next_returns = self.network.in_torch(target, next_obs)  # (B, A, atoms)
             judged = self.network.in_torch(chooser, next_obs) if self.config.double else next_returns
             next_returns = _of_actions(next_returns, self._expected(judged).argmax(1))  # (B, atoms)
+            is_c51 = self.config.distributional == "c51"  # whose atoms have fixed places, and learn their shares
+            wanted = torch.addcmul(reward[:, None], discount[:, None], self.support if is_c51 else next_returns)
+            wanted.clamp_(*self._range.with_rewards(batch["reward"]))  # (B, atoms)
         returns = _of_actions(self.network.in_torch(online, obs), action)  # (B, atoms)
-        losses, errors = self._losses(returns, next_returns, reward, discount)  # (B,), (B,)
+        losses, errors = self._losses(returns, next_returns, wanted)  # (B,), (B,)
         if (importance := batch.get("importance")) is not None:
             losses = losses * on_device(importance, self.device)  # Schaul et al., section 3.4: w · δ
         loss = losses.mean()
@@ -154,7 +159,7 @@ class DQNLearner:
     def state(self) -> dict[str, Array]:
         """As the NumPy learner's: either goes on from the other's checkpoint."""
         steps = {f"adam.step.{name}": np.array(self.adam.steps, np.float32) for name in self.online}
-        return {"updates": np.array([self.updates]), **steps, **arrays_of(self._kept())}
+        return {"updates": np.array([self.updates]), **self._range.state(), **steps, **arrays_of(self._kept())}
 
     def load_state(self, state: dict[str, Array]) -> None:
         import torch
@@ -165,6 +170,7 @@ class DQNLearner:
                 tensor.copy_(torch.from_numpy(state[name]))
         self.adam.steps = int(state[f"adam.step.{next(iter(self.online))}"])
         self.updates = int(state["updates"][0])
+        self._range.load_state(state)
 
     def _kept(self) -> dict[str, torch.Tensor]:
         """All tensors that a checkpoint holds."""
@@ -191,12 +197,11 @@ class DQNLearner:
         return returns.mean(2) if self.config.distributional == "qr" else returns[:, :, 0]
 
     def _losses(
-        self, returns: torch.Tensor, next_returns: torch.Tensor, reward: torch.Tensor, discount: torch.Tensor
+        self, returns: torch.Tensor, next_returns: torch.Tensor, wanted: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.config.distributional == "c51":
-            return c51_losses(returns, next_returns, reward, discount, self.support)
-        losses = qr_losses if self.config.distributional == "qr" else huber_losses
-        return losses(returns, next_returns, reward, discount)
+            return c51_losses(returns, next_returns, wanted, self.support)
+        return (qr_losses if self.config.distributional == "qr" else huber_losses)(returns, wanted)
 
 
 def _of_actions(returns: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
@@ -204,28 +209,24 @@ def _of_actions(returns: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
     return returns.gather(1, actions[:, None, None].expand(-1, 1, returns.shape[2])).squeeze(1)
 
 
-def huber_losses(
-    values: torch.Tensor, next_values: torch.Tensor, reward: torch.Tensor, discount: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def huber_losses(values: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, 1) values → (B,) losses and temporal-difference errors."""
-    import torch
-
-    errors = torch.addcmul(reward, discount, next_values.squeeze(1)) - values.squeeze(1)  # (B,)
+    errors = (wanted - values).squeeze(1)  # (B,)
     cut = errors.detach().clamp(-1.0, 1.0)  # the loss's slope in the errors
     return cut * (errors - 0.5 * cut), errors
 
 
 def c51_losses(
-    logits: torch.Tensor, next_logits: torch.Tensor, reward: torch.Tensor, discount: torch.Tensor, support: torch.Tensor
+    logits: torch.Tensor, next_logits: torch.Tensor, wanted: torch.Tensor, support: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, atoms) → (B,) divergences of what is foretold from what is wanted, twice: they are the priorities, too.
 
-    Equation 7: the wanted distribution r + γⁿz is laid on the support, each atom's share between its two neighbours.
+    Equation 7: the wanted distribution, its atoms at r + γⁿz, is laid on the support, each atom's share between its two
+    neighbours.
     """
     import torch
 
     last = len(support) - 1
-    wanted = reward[:, None] + discount[:, None] * support  # (B, atoms)
     places = ((wanted - support[0]) * (last / (support[last] - support[0]))).clamp(0, last)
     below = places.floor()
     shares, above = next_logits.softmax(1), places - below
@@ -236,16 +237,13 @@ def c51_losses(
     return losses, losses
 
 
-def qr_losses(
-    quantiles: torch.Tensor, next_quantiles: torch.Tensor, reward: torch.Tensor, discount: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def qr_losses(quantiles: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, atoms) → (B,) losses (equations 9 and 10, κ = 1) and mean absolute temporal-difference errors."""
     import torch
     from torch.nn.functional import huber_loss
 
     N = quantiles.shape[1]
     middles = (torch.arange(N, device=quantiles.device) + 0.5) / N  # τ̂, Lemma 2
-    wanted = reward[:, None] + discount[:, None] * next_quantiles  # (B, N)
     errors = wanted[:, None, :] - quantiles[:, :, None]  # (B, N of quantiles, N of wanted)
     weights = (middles[:, None] - (errors.detach() < 0).float()).abs()
     losses = weights * huber_loss(errors, torch.zeros_like(errors), reduction="none")

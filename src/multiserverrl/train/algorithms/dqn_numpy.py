@@ -14,6 +14,7 @@ import numpy as np
 
 from multiserverrl.train.algorithms.protocol import Array, Batch, Fields, Updated, Weights
 from multiserverrl.train.algorithms.schedules import learning_rate_at
+from multiserverrl.train.algorithms.target_range import TargetRange
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.networks.plain import numbers_of
 from multiserverrl.train.networks.q_network import QNetwork
@@ -56,6 +57,7 @@ class NumpyDQNLearner:
         self._gradient, self._first, self._second, self._scratch = (np.zeros_like(self._parameters) for _ in range(4))
         self.online, self.target = self._views(self._parameters), self._views(self._wanted)
         self._online, self._target = self._layers(self.online), self._layers(self.target)
+        self._range = TargetRange(config)
         self.steps = 0  # of Adam
         self.updates = 0
 
@@ -72,6 +74,8 @@ class NumpyDQNLearner:
         else:
             (values, inputs), judged = _values(self._online, obs), next_values
         wanted = batch["reward"] + batch["discount"] * next_values[rows, judged.argmax(axis=1)]  # (B,)
+        least, most = self._range.with_rewards(batch["reward"])
+        wanted = np.minimum(np.maximum(wanted, np.float32(least)), np.float32(most))  # np.clip takes twice as long
         error = values[rows, batch["action"]] - wanted  # (B,)
         cut = np.minimum(np.maximum(error, -1.0), 1.0)  # the slope of Huber's loss
         losses = cut * (error - 0.5 * cut)
@@ -116,7 +120,7 @@ class NumpyDQNLearner:
 
     def state(self) -> dict[str, Array]:
         """As the torch learner's: either goes on from the other's checkpoint."""
-        state: dict[str, Array] = {"updates": np.array([self.updates])}
+        state: dict[str, Array] = {"updates": np.array([self.updates]), **self._range.state()}
         first, second = self._views(self._first), self._views(self._second)
         for name in self.network.fields:
             state[f"online.{name}"], state[f"target.{name}"] = self.online[name].copy(), self.target[name].copy()
@@ -132,6 +136,7 @@ class NumpyDQNLearner:
             first[name][...], second[name][...] = state[f"adam.exp_avg.{name}"], state[f"adam.exp_avg_sq.{name}"]
             self.steps = int(state[f"adam.step.{name}"])
         self.updates = int(state["updates"][0])
+        self._range.load_state(state)
 
     def _views(self, flat: Array) -> Weights:
         """One view a layer's array, in the order of the fields."""
