@@ -109,7 +109,8 @@ def test_dqn_refuses_what_only_rollouts_give_a_meaning(setting: str, value: floa
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
     [
-        ("pqn", {"clip_targets", "double": False}),
+        ("pqn", {"double": False}),
+        ("pqn", {"clip_targets": False}),
         ("pqn", {"dueling": True}),
         ("pqn", {"head_hidden": 64}),
         ("pqn", {"noisy_sigma": 0.1}),
@@ -209,7 +210,7 @@ def test_every_setting_is_checked() -> None:
         "v_min",
         "v_max",
     }
-    checked |= {"deterministic", "double", "dueling", "noisy", "prioritised"}  # either will do
+    checked |= {"clip_targets", "deterministic", "double", "dueling", "noisy", "prioritised"}  # either will do
     assert checked == {field.name for field in dataclasses.fields(TrainConfig)}
 
 
