@@ -45,7 +45,7 @@ RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {
         "epsilon_start": 1.0, "epsilon_end": 0.05, "epsilon_steps": 100_000,
     },
     ("pqn", "CartPole-v1"): {
-        "count": 32, "inference": "explorer", "epochs": 8, "learning_rate": 1e-3,
+        "count": 32, "inference": "explorer", "epochs": 8, "minibatches": 8, "learning_rate": 7e-4,
         "learning_rate_steps": 60_000, "epsilon_start": 0.5, "epsilon_end": 0.02, "epsilon_steps": 10_000,
     },
     ("pqn", "LunarLander-v3"): {
