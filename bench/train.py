@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -37,11 +38,11 @@ def solving(name: str, what: str, seeds: str, measure: Solve, *claims: Claim) ->
 
 
 def of_peer(file: Path, at: tuple[int, ...]) -> tuple[Claim, ...]:
-    """At every point at least the median of what `peers/minatar_peer.py` gave; no claims before it was run."""
-    if not file.exists():
-        return ()
-    curves = [at_steps(run["curve"], at) for run in json.loads(file.read_text())["runs"]]
+    """At every point at least the median of what `peers/minatar_peer.py` gave; before it was run nothing is enough."""
     columns = [column_at(steps) for steps in at]
+    if not file.exists():
+        return tuple(at_least(column, math.inf) for column in columns)
+    curves = [at_steps(run["curve"], at) for run in json.loads(file.read_text())["runs"]]
     return tuple(at_least(column, statistics.median(curve[column] for curve in curves)) for column in columns)
 
 

@@ -70,7 +70,7 @@ def test_a_curve_is_read_at_the_first_point_that_is_far_enough() -> None:
 def test_the_peers_medians_are_asked_of_every_point(tmp_path: Path) -> None:
     file = tmp_path / "curves.json"
     at = (100_000, 200_000)
-    assert of_peer(file, at) == ()
+    assert not any(claim.holds([{claim.column: 1e9}]) for claim in of_peer(file, at)), "of a peer that was not measured"
     runs = [{"curve": [[100_000, mean], [200_000, 2 * mean]]} for mean in (1.0, 5.0, 3.0)]
     file.write_text(json.dumps({"runs": runs}))
     assert [(claim.column, claim.limit, claim.is_at_most) for claim in of_peer(file, at)] == [

@@ -50,8 +50,8 @@ def screens(modules: tuple[ModuleType, ModuleType]) -> Iterator[list[Any]]:
 
 
 def test_server_and_client_play_and_learn_for_a_few_episodes() -> None:
-    with running(FOLDER, "server.py", "--port", "0") as server:
-        printed = run(FOLDER, "client.py", "--port", port_of(server), "--episodes", "30")
+    with running(FOLDER, "server.py", "--host", "127.0.0.1", "--port", "0") as server:
+        printed = run(FOLDER, "client.py", "--host", "127.0.0.1", "--port", port_of(server), "--episodes", "30")
     steps = re.search(r"episode 30  steps (\d+)", printed)
     assert steps is not None, printed
     assert int(steps[1]) > 500, "it never got past its warm-up: nothing was learned from"

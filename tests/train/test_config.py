@@ -156,6 +156,12 @@ def test_no_algorithm_takes_a_setting_that_it_would_not_look_at(algorithm: str, 
             "with --inference explorer",
         ),
         ({}, {"barrier_steps": 100}, "without --deterministic"),
+        (
+            {"deterministic": True},
+            {"eval_every_s": 9.0, "eval_share": 0.5, "checkpoint_every_s": 9.0},
+            "with --deterministic",
+        ),
+        ({"backend": "numpy"}, {"torch_threads": 2}, "with --backend numpy"),
     ],
 )
 def test_what_has_no_meaning_beside_the_others_is_refused_by_its_flag(
@@ -167,6 +173,12 @@ def test_what_has_no_meaning_beside_the_others_is_refused_by_its_flag(
         ):
             TrainConfig(**beside, **{name: value})
         assert TrainConfig(**beside, **{name: getattr(TrainConfig, name)}) == TrainConfig(**beside)
+
+
+def test_clipped_targets_have_no_meaning_where_nothing_is_discounted() -> None:
+    assert TrainConfig(gamma=1.0).clip_targets
+    with pytest.raises(ConfigError, match=r"--no-clip-targets: it has no meaning with --gamma 1, "):
+        TrainConfig(gamma=1.0, clip_targets=False)
 
 
 def test_what_older_versions_let_pass_without_a_meaning_reads_as_if_it_were_not_there() -> None:

@@ -29,7 +29,7 @@ from multiserverrl.train.arraysfile import digest_of, parts_of, read_arrays
 __all__ = ["Checkpoint", "load_newest", "save_checkpoint"]
 
 Array = NDArray[Any]
-FORMAT = 2
+FORMAT = 3
 KEPT = 2
 MOST_JSON_BYTES = 16 << 20  # head and state are far smaller
 _PREFIX = "checkpoint-"

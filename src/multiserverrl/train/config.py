@@ -76,7 +76,7 @@ class TrainConfig:
     atoms: int = setting(51, "with --distributional: numbers that describe a distribution")
     v_min: float = setting(-10.0, "with c51: the least return that is told apart, of scaled rewards")
     v_max: float = setting(10.0, "with c51: the greatest return that is told apart, of scaled rewards")
-    clip_targets: bool = setting(True, "targets stay within what the rewards seen so far can add up to")
+    clip_targets: bool = setting(True, "targets stay within what the rewards learned from so far can add up to")
     target_update: int = setting(20, "the target network is renewed after this many", unit="updates")
 
     rollout_steps: int = setting(

@@ -12,8 +12,8 @@ Values = Mapping[str, Any]  # of all fields of TrainConfig, by name
 _EPSILON = ("epsilon_start", "epsilon_end", "epsilon_steps")
 _OF_DQN = (
     "n_step", "batch_size", "target_update", "buffer_size", "warmup_steps", "replay_ratio", "publish_every",
-    "prioritised", "priority_exponent", "importance_start", "importance_steps", "double", "dueling", "head_hidden",
-    "noisy", "clip_targets", "noisy_sigma", "distributional", "atoms", "v_min", "v_max", "adam_epsilon",
+    "prioritised", "priority_exponent", "importance_start", "importance_steps", "clip_targets", "double", "dueling",
+    "head_hidden", "noisy", "noisy_sigma", "distributional", "atoms", "v_min", "v_max", "adam_epsilon",
 )  # fmt: skip
 _OF_ROLLOUTS = ("rollout_steps", "td_lambda", "epochs", "minibatches")
 _OF_SEQUENCES = ("sequence_length",)
@@ -44,6 +44,16 @@ _OF_ALL = (
         "with --inference explorer, where no batch is waited for",
     ),
     _Rule(("barrier_steps",), lambda v: not v["deterministic"], "without --deterministic"),
+    _Rule(
+        ("eval_every_s", "eval_share", "checkpoint_every_s"),
+        lambda v: v["deterministic"],
+        "with --deterministic, where all is evaluated and saved every --barrier-steps",
+    ),
+    _Rule(
+        ("torch_threads",),
+        lambda v: v["backend"] == "numpy" and v["algorithm"] in _OF_OTHERS,  # a plug-in may use torch all the same
+        "with --backend numpy",
+    ),
 )
 _OF_DQN_FAMILY = (  # a plug-in may read these as it likes
     _Rule(_EPSILON, lambda v: v["noisy"], "with --noisy, whose noise explores"),

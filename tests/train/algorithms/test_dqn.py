@@ -44,10 +44,14 @@ def slow_errors(online: dict[str, Any], target: dict[str, Any], batch: dict[str,
     return errors
 
 
-def slow_range(rewards: list[float], config: TrainConfig) -> tuple[float, float]:
-    """The least and the greatest return of rows of these sums of n rewards, 5,000 of them, or none."""
-    weight = sum(config.gamma ** (config.n_step * number) for number in range(5000))
-    return min(0.0, *rewards) * weight, max(0.0, *rewards) * weight
+def slow_range(batches: list[dict[str, Any]]) -> tuple[float, float]:
+    """The least and the greatest return, where every transition could be followed by the best, and is, 5,000 times."""
+    least = most = 0.0
+    reward, discount = (np.concatenate([batch[name] for batch in batches]) for name in ("reward", "discount"))
+    for _ in range(5000):
+        least = min(least, float((reward + discount * least).min()))
+        most = max(most, float((reward + discount * most).max()))
+    return least, most
 
 
 def huber(error: float) -> float:
@@ -122,12 +126,10 @@ def test_qr_is_the_slow_quantile_huber_loss() -> None:
 @pytest.mark.parametrize("is_clipped", [True, False])
 def test_no_target_lies_beyond_what_rewards_seen_can_add_up_to(backend: str, is_clipped: bool) -> None:
     config = replace(CONFIG, backend=backend, clip_targets=is_clipped, gamma=0.9, n_step=3)
-    learner, rewards = algorithm_for(config, TASK).init(), []
+    learner = algorithm_for(config, TASK).init()
     for seed in range(3):  # what was seen once is remembered
-        batch = random_batch(seed)
-        rewards += batch["reward"].tolist()
-        learner.update(batch, 0)
-    least, most = slow_range(rewards, config)
+        learner.update(random_batch(seed), 0)
+    least, most = slow_range([random_batch(seed) for seed in range(3)])
     weights = learner.state()
     weights["target.head.actions.layer0.bias"] = np.float32([1e6, 1e6, 1e6])  # a target network that has burst
     learner.load_state(weights)
@@ -149,7 +151,7 @@ def test_quantiles_keep_within_it_too(is_clipped: bool) -> None:
     weights["target.head.actions.layer0.bias"] += np.float32(1e6)
     learner.load_state(weights)
     batch = {**random_batch(0), "discount": np.full(32, 0.729, np.float32)}
-    _, most = slow_range(batch["reward"].tolist(), config)
+    _, most = slow_range([batch])
     np.testing.assert_allclose(learner.update(batch, 0).errors, most if is_clipped else 729_000.0, rtol=0.1)
 
 
@@ -164,8 +166,39 @@ def test_atoms_keep_within_it_too(is_clipped: bool) -> None:
     assert (values.max() < 0.5 / (1 - 0.729) + 0.2) == is_clipped
 
 
+@pytest.mark.parametrize("num_steps", range(1, 9))
+def test_blocks_that_were_cut_short_are_worth_what_whole_ones_are(num_steps: int) -> None:
+    gamma, least, most = 0.99, -100.0, 100.0  # of -1 or 1 a step for ever
+    reward = sum(gamma**number for number in range(num_steps))
+    seen = TargetRange(CONFIG).with_batch(np.float32([reward, -reward]), np.float32([gamma**num_steps] * 2))
+    assert seen == pytest.approx((least, most), rel=1e-4)
+
+
+def test_what_an_episode_ends_with_comes_once() -> None:
+    assert TargetRange(CONFIG).with_batch(np.float32([100.0, 1.0]), np.float32([0.0, 0.9])) == (0.0, 100.0)
+
+
 def test_where_rewards_are_not_discounted_nothing_bounds_their_sums() -> None:
-    assert TargetRange(replace(CONFIG, gamma=1.0)).with_rewards(np.float32([1.0, -2.0])) == (-np.inf, np.inf)
+    for gamma in (1.0, 1.0 - 1e-12):  # float32 has none between
+        seen = TargetRange(replace(CONFIG, gamma=gamma)).with_batch(np.float32([1.0, 0.0]), np.float32([1.0, 1.0]))
+        assert seen == (-np.inf, np.inf)
+
+
+def test_a_run_that_clips_from_its_resume_on_knows_what_was_seen_before() -> None:
+    before, after = (DQNLearner(replace(TORCH, clip_targets=clips), TASK) for clips in (False, True))
+    before.update(random_batch(0), 0)
+    after.load_state(before.state())
+    none = {"reward": np.zeros(1, np.float32), "discount": np.zeros(1, np.float32)}
+    assert after._range.with_batch(**none) == pytest.approx(slow_range([random_batch(0)]), rel=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_clipping_makes_no_number_of_what_is_none(backend: str) -> None:
+    learner = algorithm_for(replace(CONFIG, backend=backend), TASK).init()
+    state = learner.state()
+    state["target.head.actions.layer0.bias"][:] = np.nan
+    learner.load_state(state)
+    assert np.isnan(float(learner.update(random_batch(0), 0).loss))
 
 
 @pytest.mark.parametrize("settings", KINDS, ids=name_of)

@@ -139,7 +139,7 @@ class DQNLearner:
             next_returns = _of_actions(next_returns, self._expected(judged).argmax(1))  # (B, atoms)
             is_c51 = self.config.distributional == "c51"  # whose atoms have fixed places, and learn their shares
             wanted = torch.addcmul(reward[:, None], discount[:, None], self.support if is_c51 else next_returns)
-            wanted.clamp_(*self._range.with_rewards(batch["reward"]))  # (B, atoms)
+            wanted.clamp_(*self._range.with_batch(batch["reward"], batch["discount"]))  # (B, atoms)
         returns = _of_actions(self.network.in_torch(online, obs), action)  # (B, atoms)
         losses, errors = self._losses(returns, next_returns, wanted)  # (B,), (B,)
         if (importance := batch.get("importance")) is not None:

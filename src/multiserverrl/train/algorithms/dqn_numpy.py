@@ -74,7 +74,7 @@ class NumpyDQNLearner:
         else:
             (values, inputs), judged = _values(self._online, obs), next_values
         wanted = batch["reward"] + batch["discount"] * next_values[rows, judged.argmax(axis=1)]  # (B,)
-        least, most = self._range.with_rewards(batch["reward"])
+        least, most = self._range.with_batch(batch["reward"], batch["discount"])
         wanted = np.minimum(np.maximum(wanted, np.float32(least)), np.float32(most))  # np.clip takes twice as long
         error = values[rows, batch["action"]] - wanted  # (B,)
         cut = np.minimum(np.maximum(error, -1.0), 1.0)  # the slope of Huber's loss

@@ -1,4 +1,4 @@
-"""Bounds of what is learned towards: values that feed on themselves can burst no further."""
+"""Bounds of what is learned towards: values that feed on themselves do not burst."""
 
 from __future__ import annotations
 
@@ -13,29 +13,27 @@ __all__ = ["TargetRange"]
 
 
 class TargetRange:
-    """What the rewards seen so far can add up to: no target lies outside, whatever a network claims.
+    """What the rewards learned from so far can add up to: no target lies outside, whatever a network claims.
 
-    A return is a row of sums of n discounted rewards, each weighed by γⁿ more than the one before. So if no sum seen
-    was above R ≥ 0 (what follows an episode's end adds nothing), no return is above R / (1 - γⁿ); below alike. With
-    γ = 1 nothing is known.
+    A transition with the reward r and the discount d (0 after termination, γᵏ after k steps) wants r + d·V. Returns of
+    at most M everywhere stay so where r + d·M ≤ M, that is r / (1 - d) ≤ M, for every transition. The greatest of these
+    quotients, or 0, is the least M of which that is true; the least return alike. With γ = 1 nothing is known.
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        self._is_open = not config.clip_targets or config.gamma == 1.0
-        self._sums = math.inf if self._is_open else 1.0 / (1.0 - config.gamma**config.n_step)
-        self._least = self._most = 0.0  # of the sums of n rewards
+        self._is_known, self._clips = np.float32(config.gamma) < 1.0, config.clip_targets
+        self._least = self._most = 0.0
 
-    def with_rewards(self, reward: Array) -> tuple[float, float]:
-        """The least and the greatest target, now that these (B,) sums of n rewards were seen, too."""
-        if self._is_open:
-            return -math.inf, math.inf
-        self._least = min(self._least, float(np.minimum.reduce(reward)))
-        self._most = max(self._most, float(np.maximum.reduce(reward)))
-        return self._least * self._sums, self._most * self._sums
+    def with_batch(self, reward: Array, discount: Array) -> tuple[float, float]:
+        """The least and the greatest target, now that transitions with these (B,) were seen, too."""
+        if self._is_known:
+            returns = reward / (np.float32(1.0) - discount)
+            self._least = min(self._least, float(np.minimum.reduce(returns)))
+            self._most = max(self._most, float(np.maximum.reduce(returns)))
+        return (self._least, self._most) if self._clips and self._is_known else (-math.inf, math.inf)
 
     def state(self) -> dict[str, Array]:
-        return {"rewards_seen": np.array([self._least, self._most])}
+        return {"target_range": np.array([self._least, self._most])}
 
     def load_state(self, state: dict[str, Array]) -> None:
-        """Rewards seen before; of a checkpoint that knows none, they are seen anew."""
-        self._least, self._most = state.get("rewards_seen", np.zeros(2)).tolist()
+        self._least, self._most = state["target_range"].tolist()
