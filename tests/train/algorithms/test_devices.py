@@ -36,8 +36,8 @@ def batch_of(task: Task, B: int = 4) -> dict[str, Any]:
     zeros = np.zeros((B, *task.obs_shape), task.obs_dtype)
     reward = np.ones(B, np.float32)
     return {
-        "obs": zeros, "next_obs": zeros, "action": np.zeros(B, np.int64), "reward": reward, "discount": reward,
-        "importance": reward,
+        "obs": zeros, "next_obs": zeros, "action": np.zeros(B, np.int64), "reward": reward,
+        "discount": np.full(B, 0.99, np.float32), "importance": reward,
     }  # fmt: skip
 
 
