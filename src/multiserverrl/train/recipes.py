@@ -50,7 +50,7 @@ RECIPES: dict[tuple[str, str | None], Mapping[str, Any]] = {
         "learning_rate_steps": 60_000, "epsilon_start": 0.5, "epsilon_end": 0.02, "epsilon_steps": 10_000,
     },
     ("pqn", "LunarLander-v3"): {
-        "count": 32, "inference": "explorer", "minibatches": 16, "learning_rate_steps": 220_000,
+        "count": 64, "inference": "explorer", "minibatches": 32, "learning_rate_steps": 220_000,
         "epsilon_steps": 60_000, "eval_every_s": 1.0, "eval_share": 0.4,
         "stop_at_return": 212.0, "confirm_episodes": 100,
     },
