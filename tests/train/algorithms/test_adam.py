@@ -1,4 +1,4 @@
-"""train/algorithms/adam.py: Adam over one flat tensor against torch's own."""
+"""train/algorithms/adam.py: the fused Adam without its books, against torch's own."""
 
 from __future__ import annotations
 
@@ -43,6 +43,14 @@ def test_a_tensor_that_the_loss_does_not_depend_on_stays_as_it_is() -> None:
     adam = Adam({"used": torch.ones(2), "unused": torch.ones(3)}, 1e-8, 0.0)
     adam.step(adam.tensors["used"].sum(), 0.1)
     assert adam.tensors["unused"].detach().equal(torch.ones(3))
+
+
+def test_a_gradient_may_lie_in_memory_in_another_order_than_its_weights() -> None:
+    adam = Adam({"matrix": torch.ones(2, 3)}, 1e-8, 0.0)
+    slopes = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, -1.0]])
+    adam.step((adam.tensors["matrix"].t() * slopes).sum(), 0.1)
+    wanted = torch.tensor([[0.9, 0.9, 1.0], [0.9, 0.9, 1.1]])
+    torch.testing.assert_close(adam.tensors["matrix"].detach(), wanted)
 
 
 def loss_of(weights: dict[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:

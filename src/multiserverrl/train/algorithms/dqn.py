@@ -206,7 +206,7 @@ class DQNLearner:
 
 def _of_actions(returns: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
     """(B, A, atoms) and (B,) → (B, atoms)."""
-    return returns.gather(1, actions[:, None, None].expand(-1, 1, returns.shape[2])).squeeze(1)
+    return returns.gather(1, actions.view(-1, 1, 1).expand(-1, 1, returns.shape[2])).squeeze(1)
 
 
 def huber_losses(values: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from multiserverrl.train.networks.encoders import Observation
 
-__all__ = ["arrays_of", "on_device", "tensors_of", "views_of", "weights_on"]
+__all__ = ["arrays_of", "on_device", "tensors_of", "weights_on"]
 
 
 def tensors_of(obs: Array, task: Task, device: torch.device) -> Observation:
@@ -42,15 +42,6 @@ def tensors_of(obs: Array, task: Task, device: torch.device) -> Observation:
 def weights_on(weights: Mapping[str, Array], device: torch.device) -> dict[str, torch.Tensor]:
     """A snapshot to compute with. On the CPU the tensors share the arrays' memory."""
     return {name: on_device(array, device) for name, array in weights.items()}
-
-
-def views_of(flat: torch.Tensor, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Parts of a flat tensor, one after the other, of the shapes of these."""
-    views, first = {}, 0
-    for name, tensor in like.items():
-        views[name] = flat[first : first + tensor.numel()].view(tensor.shape)
-        first += tensor.numel()
-    return views
 
 
 def arrays_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Array]:
