@@ -31,6 +31,7 @@ from multiserverrl.observe.metrics import read_metrics
 from multiserverrl.observe.rundir import RunDir
 from multiserverrl.server.config import ServerConfig
 from multiserverrl.server.run import RunningServer, start_server
+from multiserverrl.train.algorithms.schedules import epsilon_at
 from multiserverrl.train.checkpoint import load_newest
 from multiserverrl.train.config import TrainConfig
 from run_process import limit_files
@@ -209,7 +210,8 @@ def test_episodes_used_up_end_a_run_unsolved_and_a_resume_goes_on_where_it_was(t
     progress = Script(when=lambda status: bool(shown.append(status)))
     second = train_in(tmp_path / "run", replace(config, episodes=30), progress, resume=True)
     assert second.result is not None
-    assert 0.0 < shown[0].epsilon < config.epsilon_start, "the first status, too, shows where the run was"
+    resumed_at, seen_at = (epsilon_at(config, steps) for steps in (first.result["env_steps"], shown[1].env_steps))
+    assert seen_at <= shown[0].epsilon <= resumed_at < config.epsilon_start, "it goes on where the run was"
     assert second.result["episodes"] == 120
     assert second.result["env_steps"] > first.result["env_steps"]
     assert second.result["updates"] > first.result["updates"]

@@ -15,7 +15,9 @@ import pytest
 
 from multiserverrl.errors import CheckpointError, DivergedError, RunError
 from multiserverrl.train import learner, saving
+from multiserverrl.train.algorithms import dqn_numpy
 from multiserverrl.train.algorithms.protocol import Updated
+from multiserverrl.train.algorithms.schedules import learning_rate_at
 from multiserverrl.train.channels import RawSteps
 from multiserverrl.train.checkpoint import Checkpoint, load_newest
 from multiserverrl.train.config import TrainConfig
@@ -145,6 +147,21 @@ def test_a_stopped_run_goes_on_exactly_where_it_was(tmp_path: Path, logged: list
     assert resumed.counters.get("updates") == before.state["updates"]
     assert resumed.weights.version() > before.state["version"]
     assert resumed.counters.get("wall_before_s") == before.state["wall_s"] > 0
+
+
+def test_a_resume_learns_at_the_rate_that_the_run_had_come_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, learning_rate_steps=1000)
+    Learned(tmp_path, 0, 40, config)
+    rates: list[float] = []
+
+    def noted(config: TrainConfig, env_steps: int) -> float:
+        rates.append(learning_rate_at(config, env_steps))
+        return rates[-1]
+
+    monkeypatch.setattr(dqn_numpy, "learning_rate_at", noted)
+    Learned(tmp_path, 40, 10, config)
+    assert rates[0] == pytest.approx(config.learning_rate * (1.0 - 328 / 1000)), "after 40 + 1 steps of 8 envs"
+    assert rates[-1] == pytest.approx(config.learning_rate * (1.0 - 400 / 1000))
 
 
 @pytest.mark.parametrize("backends", [("numpy", "torch"), ("torch", "numpy"), ("torch", "torch")])
