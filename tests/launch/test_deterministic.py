@@ -25,6 +25,11 @@ OF_ROLLOUTS = [
     "--rollout-steps", "8", "--barrier-steps", "200", "--eval-episodes", "4", "--episodes", "8",
     "--stop-at-return", "1e9",
 ]  # fmt: skip
+OF_TORCH = [
+    "--deterministic", "--algorithm", "rainbow", "--no-recipe", "--seed", "3", "--count", "4", "--hidden", "16",
+    "--warmup-steps", "50", "--batch-size", "16", "--barrier-steps", "200", "--eval-episodes", "2", "--episodes", "20",
+    "--stop-at-return", "1e9",
+]  # fmt: skip
 OF_THE_CLOCK = ("wall_s",)
 OF_ONE_PROCESS = (
     "mean_return",
@@ -149,12 +154,11 @@ def test_so_is_one_that_was_killed_before_it_could_say_how_it_ended(unbroken: Un
 
 
 @pytest.mark.long
-def test_rollouts_are_equal_to_the_bit_too(tmp_path: Path) -> None:
-    unbroken = run_unbroken(tmp_path / "unbroken", OF_ROLLOUTS)
-    kill_behind(
-        start(tmp_path / "run", begun_with=OF_ROLLOUTS), tmp_path / "run" / "checkpoints" / "checkpoint-000000003"
-    )
-    finish(start(tmp_path / "run", begun_with=OF_ROLLOUTS))
+@pytest.mark.parametrize("flags", [OF_ROLLOUTS, OF_TORCH], ids=["pqn", "rainbow, with torch"])
+def test_rollouts_and_all_parts_of_rainbow_are_equal_to_the_bit_too(tmp_path: Path, flags: list[str]) -> None:
+    unbroken = run_unbroken(tmp_path / "unbroken", flags)
+    kill_behind(start(tmp_path / "run", begun_with=flags), tmp_path / "run" / "checkpoints" / "checkpoint-000000003")
+    finish(start(tmp_path / "run", begun_with=flags))
     assert_equal(left_by(tmp_path / "run"), unbroken.left)
 
 

@@ -58,7 +58,9 @@ class TrainConfig:
         "what the learner computes with: numpy, torch, or auto (numpy where it can: it is faster on small networks)",
     )
     device: str = setting("auto", "where torch computes: auto (on a GPU when there is one), cpu or cuda")
-    torch_threads: int = setting(1, "threads of the learner's torch; on a small machine 1 is the fastest")
+    torch_threads: int = setting(
+        1, "threads of torch in each process that computes with it; on a small machine 1 is the fastest"
+    )
     gamma: float = setting(0.99, "discount per step")
     reward_scale: float = setting(0.05, "rewards are multiplied by this before they are learned from")
     n_step: int = setting(8, "rewards summed before the value of the state they led to", unit="steps")
@@ -106,7 +108,9 @@ class TrainConfig:
     image_channels: str = setting(
         "auto", "the axis of an image's channels: first, last, or auto (the shorter of the two)"
     )
-    hidden: str = setting("128,128", "sizes of the network's hidden layers")
+    hidden: str = setting(
+        "128,128", "sizes of the hidden layers that see numbers; those that see images have sizes of their own"
+    )
     frame_stack: int = setting(1, "observations, the newest last, that a network sees at once: 1 is no stack")
 
     exploration: str = setting(

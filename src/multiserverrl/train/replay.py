@@ -78,9 +78,10 @@ class Replay:
         """`count` transitions, uniform, with replacement, as copies."""
         return self.rows(rng.integers(0, len(self), count))
 
-    def rows(self, rows: Array) -> dict[str, Array]:
-        """Copies of the transitions in these rows, of any shape: a field is (*rows.shape, ...)."""
-        return {name: array.take(rows, axis=0) for name, array in self.arrays.items()}  # a fourth of array[rows]
+    def rows(self, rows: Array, without: str = "") -> dict[str, Array]:
+        """Copies of the transitions in these rows, of any shape: a field is (*rows.shape, ...); `without` one field."""
+        # take needs a fourth of the time of array[rows]
+        return {name: array.take(rows, axis=0) for name, array in self.arrays.items() if name != without}
 
     def contents(self) -> dict[str, Array]:
         """Views of all that must be kept to make the same buffer again."""

@@ -45,8 +45,9 @@ def test_a_tensor_that_the_loss_does_not_depend_on_stays_as_it_is() -> None:
     assert adam.tensors["unused"].detach().equal(torch.ones(3))
 
 
-def test_a_gradient_may_lie_in_memory_in_another_order_than_its_weights() -> None:
-    adam = Adam({"matrix": torch.ones(2, 3)}, 1e-8, 0.0)
+@pytest.mark.parametrize("fresh", [torch.ones(2, 3), torch.ones(3, 2).t()])
+def test_weights_and_gradients_may_lie_in_memory_in_any_order(fresh: torch.Tensor) -> None:
+    adam = Adam({"matrix": fresh}, 1e-8, 0.0)
     slopes = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, -1.0]])
     adam.step((adam.tensors["matrix"].t() * slopes).sum(), 0.1)
     wanted = torch.tensor([[0.9, 0.9, 1.0], [0.9, 0.9, 1.1]])

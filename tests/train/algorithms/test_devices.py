@@ -65,6 +65,12 @@ def test_a_step_of_pqn_makes_no_tensor_on_another_device(seen: str, monkeypatch:
     assert loss.device.type == "meta"
 
 
+def test_a_step_of_adam_makes_no_tensor_on_another_device() -> None:
+    adam = Adam({"matrix": torch.ones(2, 3, device="meta"), "unused": torch.ones(2, device="meta")}, 1e-8, 1.0)
+    adam.step(adam.tensors["matrix"].square().sum(), 0.1)
+    assert {tensor.device.type for tensor in (*adam.tensors.values(), *adam.state().values())} == {"meta"}
+
+
 @pytest.mark.parametrize("algorithm", ["dqn", "pqn"])
 def test_a_deterministic_run_learns_and_acts_on_the_cpu_though_there_is_a_gpu(
     algorithm: str, monkeypatch: pytest.MonkeyPatch

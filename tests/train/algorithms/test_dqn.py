@@ -193,6 +193,21 @@ def test_a_run_that_clips_from_its_resume_on_knows_what_was_seen_before() -> Non
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_a_resume_of_a_run_without_a_discount_knows_no_bounds(backend: str) -> None:
+    before, after = (algorithm_for(replace(CONFIG, backend=backend, gamma=gamma), TASK).init() for gamma in (1.0, 0.99))
+    whole = {**random_batch(0), "discount": np.ones(32, np.float32)}
+    before.update(whole, 0)
+    after.load_state(before.state())
+    with np.errstate(all="raise"):
+        after.update(whole, 0)  # of what the replay buffer holds still
+    weights = after.state()
+    assert all(np.isfinite(array).all() for array in weights.values())
+    weights["target.head.actions.layer0.bias"] = np.float32([1e6, 1e6, 1e6])
+    after.load_state(weights)
+    assert after.update(whole, 0).errors.min() > 9e5
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_clipping_makes_no_number_of_what_is_none(backend: str) -> None:
     learner = algorithm_for(replace(CONFIG, backend=backend), TASK).init()
     state = learner.state()

@@ -32,6 +32,23 @@ def test_it_is_equal_to_torch_over_100_updates_and_a_renewed_target(
         np.testing.assert_allclose(mine.target[name], theirs.target[name].numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("settings", combinations("double", "dueling"), ids=name_of)
+def test_so_it_is_where_targets_are_clipped(settings: dict[str, Any]) -> None:
+    config = replace(CONFIG, target_update=30, **settings)
+    mine, theirs = NumpyDQNLearner(config, TASK), DQNLearner(config, TASK)
+    free = NumpyDQNLearner(replace(config, clip_targets=False), TASK)
+    differences = []
+    for number in range(100):
+        batch = random_batch(number)
+        batch["reward"] *= np.float32(0.003)  # far less than fresh networks promise
+        told, wanted, otherwise = (learner.update(batch, 0).errors for learner in (mine, theirs, free))
+        np.testing.assert_allclose(told, wanted, atol=1e-5)
+        differences.append(np.abs(told - otherwise).max())
+    assert np.median(differences) > 1e-3, "clipping made a difference"
+    for name, tensor in theirs.online.items():
+        np.testing.assert_allclose(mine.online[name], tensor.detach().numpy(), atol=1e-5)
+
+
 def test_bytes_are_learned_from_as_torch_does() -> None:
     task = Task((4,), 3, obs_dtype="uint8")
     mine, theirs = NumpyDQNLearner(CONFIG, task), DQNLearner(CONFIG, task)

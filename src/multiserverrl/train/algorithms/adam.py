@@ -26,9 +26,11 @@ class Adam:
         import torch
 
         self._epsilon, self._max_grad_norm, self.steps = epsilon, max_grad_norm, 0
-        self.tensors = {name: tensor.detach().clone().requires_grad_() for name, tensor in fresh.items()}
-        self._weights = list(self.tensors.values())
-        self._firsts, self._seconds = ([torch.zeros_like(tensor) for tensor in self.tensors.values()] for _ in range(2))
+        # The kernel goes over memory: weights, moments and gradients must lie there in the same order.
+        copies = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in fresh.items()}
+        self._firsts, self._seconds = ([torch.zeros_like(tensor) for tensor in copies.values()] for _ in range(2))
+        self.tensors = {name: tensor.requires_grad_() for name, tensor in copies.items()}
+        self._weights = list(copies.values())
         self._step = torch.zeros((), device=self._weights[0].device)
 
     def step(self, loss: torch.Tensor, learning_rate: float) -> None:
@@ -37,7 +39,7 @@ class Adam:
 
         slopes = torch.autograd.grad(loss, self._weights, materialize_grads=True)
         with torch.no_grad():
-            gradient = [slope.contiguous() for slope in slopes]  # one pass goes over memory, whatever the strides are
+            gradient = [slope.contiguous() for slope in slopes]
             if self._max_grad_norm:
                 length = torch.cat([slope.view(-1) for slope in gradient]).norm()
                 share = (self._max_grad_norm / (length + 1e-6)).clamp(max=1.0)

@@ -176,9 +176,8 @@ class ReplayStore:
 
     def _rows(self, drawn: Drawn) -> Batch:
         self._learned_from = drawn.rows
-        batch = self.replay.rows(drawn.rows)
+        batch = self.replay.rows(drawn.rows, without=PRIORITY)
         if drawn.importance is not None:
-            del batch[PRIORITY]
             batch["importance"] = drawn.importance
         return batch
 

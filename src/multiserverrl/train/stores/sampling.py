@@ -110,7 +110,7 @@ class Prioritised:
         self._turn[0] = turn + 1
         # (N · P(i))^-β, over the largest of the batch (section 3.4)
         importance = self._shares[turn] ** np.float32(-self._beta(inserted))
-        importance /= importance.max()
+        importance /= np.maximum.reduce(importance)
         return Drawn(self._rows[turn].copy(), importance)
 
     def learned(self, rows: Array, updated: Updated) -> None:
@@ -119,12 +119,15 @@ class Prioritised:
                 "--prioritised needs an algorithm that tells its errors (`Updated.errors`): this one does not"
             )
         errors = np.abs(np.asarray(updated.errors, np.float32))
-        whole = np.isfinite(errors)
-        if not whole.all():  # the run is about to end, its replay buffer stays what it was
-            rows, errors = rows[whole], errors[whole]
-        priorities = (errors + np.float32(_LEAST_ERROR)) ** np.float32(self._config.priority_exponent)
+        errors += np.float32(_LEAST_ERROR)
+        priorities = errors ** np.float32(self._config.priority_exponent)
+        most = np.maximum.reduce(priorities)
+        if not most < np.inf:  # the run is about to end, its replay buffer stays what it was
+            whole = np.isfinite(priorities)
+            rows, priorities = rows[whole], priorities[whole]
+            most = priorities.max(initial=0.0)
         self._replay.arrays[PRIORITY][rows] = priorities
-        self._top[0] = priorities.max(initial=self._top[0])
+        self._top[0] = max(self._top[0], most)
 
     def forget(self, rows: Array) -> None:
         self._replay.arrays[PRIORITY][rows] = 0.0
