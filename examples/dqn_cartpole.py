@@ -7,6 +7,7 @@ It ends when the mean return of the last 20 episodes reaches 195, or when the ep
 """
 
 import argparse
+import sys
 from collections import deque
 
 import numpy as np
@@ -122,7 +123,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # so small a network is fastest on one
 
-    env = multiserverrl.VirtualEnv(f"http://{options.host}:{options.port}", "CartPole-v1")
+    try:
+        env = multiserverrl.VirtualEnv(f"http://{options.host}:{options.port}", "CartPole-v1")
+    except multiserverrl.MultiServerRLError as error:  # nobody answers there
+        sys.exit(error.headline)
     try:
         mean_return = train(env, options.episodes, options.seed)
     finally:

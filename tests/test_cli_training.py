@@ -47,6 +47,25 @@ def wait_for_updates(process: subprocess.Popen[str]) -> list[psutil.Process]:
     raise AssertionError("the run ended:\n" + "".join(said))
 
 
+def test_a_run_that_nobody_reads_any_more_says_how_to_go_on_with_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [*COMMAND, "train", "CartPole-v1", *TINY, "--run-dir", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        process.stdout.readline()
+        process.stdout.close()  # as `head -1` does
+        said = process.stderr.read()
+        assert process.wait(DEADLINE_S) == 1
+    finally:
+        process.kill()
+        process.wait(DEADLINE_S)
+        process.stderr.close()
+    assert said.count("\n") == 1
+    assert said.endswith(f"go on with: multiserverrl train --resume {run}\n")
+    subprocess.run([*COMMAND, "train", "--resume", str(run), "--episodes", "3"], capture_output=True, check=True)
+
+
 def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_run_goes_on_from_it(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with training("CartPole-v1", *TINY, "--run-dir", str(run)) as process:

@@ -110,12 +110,12 @@ def test_a_files_value_is_left_out_where_a_flag_takes_its_meaning_and_refused_wh
 
 def test_a_resumed_run_may_turn_off_what_its_own_settings_were_for(tmp_path: Path) -> None:
     seats = {"groups": [], "evaluation_url": "", "evaluation_envs": 1, "is_borrowed": False}
-    train = dataclasses.asdict(TrainConfig(prioritised=True, priority_exponent=0.7))
+    train = dataclasses.asdict(TrainConfig(inference_batch=17))
     record = {"env_id": "Acrobot-v1", "launch": {"env_id": "Acrobot-v1"}, "train": train}
     RunDir.create(tmp_path / "run", {**record, "seats": seats, "owner": "x"}).close()
     resume = {"resume": str(tmp_path / "run")}
-    assert asked_settings(resume).train.priority_exponent == 0.7
-    assert asked_settings({**resume, "prioritised": False}).train == TrainConfig()
+    assert asked_settings(resume).train.inference_batch == 17
+    assert asked_settings({**resume, "inference": "explorer"}).train == TrainConfig(inference="explorer")
 
 
 def test_a_value_of_the_file_that_cannot_work_is_refused_by_flag_and_file(tmp_path: Path) -> None:
@@ -163,6 +163,7 @@ def test_a_resumed_run_goes_on_with_its_own_settings_and_those_that_are_given_no
         ("dueling", True, "--no-dueling, not --dueling"),
         ("distributional", "qr", "--distributional none, not --distributional qr"),
         ("buffer_size", 1000, "--buffer-size 50000, not --buffer-size 1000"),
+        ("prioritised", True, "--no-prioritised, not --prioritised"),
     ],
 )
 def test_a_resumed_run_keeps_what_its_checkpoints_are_made_for(

@@ -26,7 +26,7 @@ _KEPT_APART = ("env_id", "recipe", "run_dir", "resume")  # told of in words, or 
 # what a checkpoint's arrays are made for
 _OF_CHECKPOINTS = (
     "hidden", "network", "image_channels", "dueling", "head_hidden", "noisy", "distributional", "atoms", "v_min",
-    "v_max", "frame_stack", "buffer_size", "sequence_length",
+    "v_max", "frame_stack", "buffer_size", "prioritised", "sequence_length",
 )  # fmt: skip
 _LISTS: dict[str, Any] = {"hidden": str | list[int], "log": str | list[str]}  # texts with commas, in a file lists, too
 

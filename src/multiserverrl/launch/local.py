@@ -117,7 +117,7 @@ class LocalRun:
 
     def run(self) -> Ending:
         """Train until the end; no process runs afterwards. Raises what made it impossible to go on."""
-        channels = Channels.create(channel_plan(self._plan))
+        channels, config = Channels.create(channel_plan(self._plan)), self._plan.config
         cast = Cast(self._plan, channels, self._reporter.progress.say)
         self._interrupts.watch(channels.launcher_bell)
         try:
@@ -125,7 +125,12 @@ class LocalRun:
             why = self._supervise(cast, channels)
             ended_at_s = time.monotonic()  # what follows is no training
             if why == INTERRUPTED:
-                self._reporter.progress.say("stopping: a checkpoint is being written (once more to end at once)")
+                what = (
+                    "what came after the last barrier is left"
+                    if config.deterministic
+                    else "a checkpoint is being written"
+                )
+                self._reporter.progress.say(f"stopping: {what} (once more to end at once)")
             cast.end()
             status = self._reporter.last_look(channels.counters(0), self._last)
             if why != INTERRUPTED:

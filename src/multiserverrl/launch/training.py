@@ -7,7 +7,9 @@ import dataclasses
 import json
 import math
 import signal
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,7 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress, recipe:
             config = dataclasses.replace(config, stop_at_return=place.reward_threshold)
         run_dir, owner = begin_run(launch, config, place, seats, earlier, git.state())
         stack.callback(run_dir.close)
+        stack.enter_context(_telling_who_went(run_dir.path))
         if seats.is_borrowed:
             config = dataclasses.replace(config, eval_every_s=max(config.eval_every_s, BORROW_EVERY_S))
         plan = RunPlan(place.env_id, config, task, seats, str(run_dir.path), owner, launch.trust)
@@ -93,6 +96,18 @@ def train(launch: LaunchConfig, config: TrainConfig, progress: Progress, recipe:
         stack.callback(log.close)
         log.begin(settings_of_run(settled, config))
         return _run(plan, place, caught, progress, run_dir, log)
+
+
+@contextlib.contextmanager
+def _telling_who_went(path: Path) -> Iterator[None]:
+    """As after Ctrl-C, on stderr: where the output of the run goes, nobody is left."""
+    try:
+        yield
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            why = "the run was stopped, for nobody reads what it says"
+            print(f"multiserverrl: {why}; go on with: multiserverrl train --resume {path}", file=sys.stderr)
+        raise
 
 
 def _run(plan: RunPlan, place: Place, caught: Interrupts, progress: Progress, run_dir: RunDir, log: RunLog) -> Outcome:

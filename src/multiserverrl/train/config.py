@@ -40,7 +40,8 @@ class TrainConfig:
     )
     barrier_steps: int = setting(
         10_000,
-        "with --deterministic: env steps between barriers (checkpoint, evaluation, new episodes)",
+        "with --deterministic: env steps between barriers (checkpoint, evaluation, all episodes cut off); of use are "
+        "many times --count episodes",
         unit="env steps",
     )
 

@@ -19,7 +19,7 @@ from multiserverrl.train.arraysfile import digest_of, parts_of, read_arrays
 from multiserverrl.train.config import TrainConfig, config_from_json, config_to_json
 from multiserverrl.train.stacks import FrameStacks
 from multiserverrl.train.task import Task
-from multiserverrl.train.weights import weights_fields
+from multiserverrl.train.weights import timeless, weights_fields
 
 __all__ = ["Policy", "load_policy", "save_policy"]
 
@@ -74,8 +74,9 @@ def save_policy(path: Path, policy: Policy, disk: Disk = DISK) -> None:
         "version": json.dumps(policy.version),
         "mean": json.dumps(policy.mean),
     }
-    metadata["digest"] = _digest(policy.weights, metadata)
-    replace_file(path, parts_of(policy.weights, metadata), disk)
+    weights = timeless(policy.weights)
+    metadata["digest"] = _digest(weights, metadata)
+    replace_file(path, parts_of(weights, metadata), disk)
 
 
 def load_policy(path: Path) -> Policy:

@@ -17,7 +17,7 @@ from multiserverrl.train.algorithms import algorithm_for
 from multiserverrl.train.config import TrainConfig
 from multiserverrl.train.task import Task
 
-__all__ = ["Publication", "publication_of", "stamped", "weights_fields"]
+__all__ = ["Publication", "publication_of", "stamped", "timeless", "weights_fields"]
 
 Array = NDArray[Any]
 STAMP = "published"
@@ -40,6 +40,11 @@ def weights_fields(config: TrainConfig, task: Task) -> dict[str, tuple[str, tupl
 def stamped(weights: dict[str, Array], env_steps: int, updates: int) -> dict[str, Array]:
     """The weights with a stamp of this moment."""
     return {**weights, STAMP: np.array([time.monotonic(), env_steps, updates], np.float64)}
+
+
+def timeless(weights: dict[str, Array]) -> dict[str, Array]:
+    """The same with nothing in the stamp that another run would not have: as a file keeps it."""
+    return {**weights, STAMP: weights[STAMP] * np.array([0.0, 1.0, 1.0])}
 
 
 def publication_of(weights: dict[str, Array]) -> Publication:
