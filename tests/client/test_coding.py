@@ -112,7 +112,7 @@ def test_short_messages_from_another_host_are_sent_as_they_are(relay: Relay) -> 
 
 
 def test_short_answers_need_the_env_worker_alone_where_compression_is_agreed_on(server: RunningServer) -> None:
-    env, long = VirtualEnv(server.url, SCRIPTED, compression="zstd", timeout_s=5), {"ballast": np.zeros(5000)}
+    env, long = VirtualEnv(server.url, SCRIPTED, compression="zstd", timeout_s=60), {"ballast": np.zeros(5000)}
     env.reset(seed=1, options={"length": LONG, **long})
     told = [env.step(0)]
     os.kill(server.pids()[0], signal.SIGSTOP)
