@@ -230,6 +230,12 @@ def test_a_signal_saves_a_checkpoint_says_how_to_go_on_and_writes_no_result(tmp_
     assert checkpoint.state["updates"] > 0
 
 
+def test_a_deterministic_run_that_is_stopped_says_that_it_goes_on_from_a_barrier(tmp_path: Path) -> None:
+    script = Script(lambda: os.kill(os.getpid(), signal.SIGTERM), when=lambda status: status.updates > 0)
+    train_in(tmp_path / "run", replace(TINY, deterministic=True), script)
+    assert "stopping: it goes on from its last barrier (once more to end at once)" in script.lines
+
+
 def test_a_killed_explorer_inference_server_and_evaluator_are_started_again(tmp_path: Path) -> None:
     def kill_three() -> None:
         for role in ("entries:explorer", "entries:inference", "entries:evaluator"):

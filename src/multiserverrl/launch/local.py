@@ -117,7 +117,7 @@ class LocalRun:
 
     def run(self) -> Ending:
         """Train until the end; no process runs afterwards. Raises what made it impossible to go on."""
-        channels, config = Channels.create(channel_plan(self._plan)), self._plan.config
+        channels = Channels.create(channel_plan(self._plan))
         cast = Cast(self._plan, channels, self._reporter.progress.say)
         self._interrupts.watch(channels.launcher_bell)
         try:
@@ -125,11 +125,8 @@ class LocalRun:
             why = self._supervise(cast, channels)
             ended_at_s = time.monotonic()  # what follows is no training
             if why == INTERRUPTED:
-                what = (
-                    "what came after the last barrier is left"
-                    if config.deterministic
-                    else "a checkpoint is being written"
-                )
+                at_barriers = self._plan.config.deterministic
+                what = "it goes on from its last barrier" if at_barriers else "a checkpoint is being written"
                 self._reporter.progress.say(f"stopping: {what} (once more to end at once)")
             cast.end()
             status = self._reporter.last_look(channels.counters(0), self._last)

@@ -106,12 +106,16 @@ def _telling_who_went(path: Path) -> Iterator[None]:
     except BrokenPipeError:
         with contextlib.suppress(OSError):
             why = "the run was stopped, for nobody reads what it says"
-            print(f"multiserverrl: {why}; go on with: multiserverrl train --resume {path}", file=sys.stderr)
+            print(f"multiserverrl: {why}; {_how_to_go_on(path)}", file=sys.stderr)
         raise
 
 
+def _how_to_go_on(path: Path) -> str:
+    return f"go on with: multiserverrl train --resume {path}"
+
+
 def _run(plan: RunPlan, place: Place, caught: Interrupts, progress: Progress, run_dir: RunDir, log: RunLog) -> Outcome:
-    go_on = f"go on with: multiserverrl train --resume {run_dir.path}"
+    go_on = _how_to_go_on(run_dir.path)
     checkpoints = set(run_dir.checkpoints.iterdir())
     try:
         ending = LocalRun(plan, place.tend, caught, progress, log).run()
